@@ -1,0 +1,16 @@
+//! portclaim: a chained CNI plugin that gives containers host ports on demand.
+//!
+//! Data flows one way, and imports point down only (`layers` below keeps that true):
+//!
+//! ```text
+//! 4 edges    bin/portclaim, bin/portclaimctl
+//! 3 verbs    command                              joins effects; parses nothing
+//! 2 effects  store · nat::apply · host · publish  one kind of effect each
+//!            netlink                              the wire beneath nat and host
+//! 1 pure     cni · request · allocator · nat::ruleset
+//! 0 nouns    lease
+//! ```
+//!
+//! The store is the truth; kernel rules and published files are projections of it.
+
+pub mod lease;
