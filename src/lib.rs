@@ -13,4 +13,7 @@
 //!
 //! The store is the truth; kernel rules and published files are projections of it.
 
+pub mod allocator;
+pub mod cni;
 pub mod lease;
+pub mod request;
