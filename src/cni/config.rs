@@ -637,9 +637,9 @@ mod tests {
             let error = Config::parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(message), "{json}: {error}");
         }
-        let deep = [br#"{"cniVersion":"#.as_slice(), &[b'['; 100_000]].concat();
+        let deep = [br#"{"cniVersion":"#.as_slice(), &vec![b'['; 100_000]].concat();
         assert!(Config::parse(&deep).is_err());
-        assert!(matches!(Config::parse(&[b' '; STDIN_LIMIT + 1]), Err(ConfigError::TooLarge)));
+        assert!(matches!(Config::parse(&vec![b' '; STDIN_LIMIT + 1]), Err(ConfigError::TooLarge)));
     }
 
     #[test]
