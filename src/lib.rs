@@ -16,4 +16,6 @@
 pub mod allocator;
 pub mod cni;
 pub mod lease;
+pub mod logger;
+pub mod publish;
 pub mod request;
