@@ -19,3 +19,4 @@ pub mod lease;
 pub mod logger;
 pub mod publish;
 pub mod request;
+pub mod store;

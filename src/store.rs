@@ -1,0 +1,114 @@
+//! What the node holds: leases and their owners, on disk, one writer at a time.
+//!
+//! sled 0.34 opened by short-lived processes is left corrupt for good by
+//! SIGKILL, and runtimes do kill plugins that take too long. So no process ever
+//! writes to a database that another will read:
+//!
+//! ```text
+//! <dir>/lock                      flock, held until store and kernel agree
+//! <dir>/current → generation.42   a symbolic link, replaced by rename(2)
+//! <dir>/durable → generation.40   the newest generation that was fsynced whole
+//! <dir>/generation.42/            sled's files, and `seal`; never written again
+//! <dir>/generation.41/            the one before, kept to fall back on
+//! <dir>/damaged.39/               set aside by a writer that fell back
+//! <dir>/writing.<pid>.<n>/        a writer's copy, before it is a generation
+//! <dir>/reading.<pid>.<n>/        a reader's copy, flocked while it is in use
+//! ```
+//!
+//! A writer copies `current`, opens the copy, writes, closes it, seals it and
+//! renames the link; a reader copies and opens without the lock. A `seal` holds
+//! the boot in which the generation was written, and the length and CRC-32 of
+//! each of its files, so that damage shows when a generation is copied and not
+//! when sled happens upon it.
+//!
+//! Leases of attachments die with the power, so most commits are not synced.
+//! The first commit of every boot is: it starts from `durable`, drops what
+//! belonged to attachments, and moves `durable`.
+//!
+//! Limits: every open copies the whole database, which is meant for thousands
+//! of leases and not for millions. The file system must have flock and symbolic
+//! links. The kernel and the published files are none of the store's business.
+
+mod copy;
+mod database;
+mod draft;
+mod error;
+mod generation;
+mod lock;
+mod reader;
+mod record;
+mod scratch;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::{
+    fs::{self, DirBuilder},
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use draft::Draft;
+pub use error::StoreError;
+pub use lock::Lock;
+pub use reader::Reader;
+pub use view::View;
+
+use error::At;
+
+/// A directory that keeps what the node holds, seen from the running boot.
+#[derive(Clone, Debug)]
+pub struct Store {
+    dir: PathBuf,
+    boot: String,
+}
+
+impl Store {
+    /// The store in `dir` (`dataDir`), while the machine runs the boot with this
+    /// ID (`/proc/sys/kernel/random/boot_id`). Touches nothing.
+    #[must_use]
+    pub fn new(dir: PathBuf, boot_id: String) -> Self {
+        Self { dir, boot: boot_id }
+    }
+
+    /// Whether anything was ever committed here. DEL on a node that never held
+    /// anything asks this first, and then creates nothing.
+    pub fn exists(&self) -> Result<bool, StoreError> {
+        for link in [generation::CURRENT, generation::DURABLE] {
+            let path = self.dir.join(link);
+            match fs::symlink_metadata(&path) {
+                Ok(_) => return Ok(true),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e).at("look for", &path),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the node's lock, waiting for `timeout` at most; creates the
+    /// directory (0700) and the lock file (0600) where they are missing.
+    pub fn lock(&self, timeout: Duration) -> Result<Lock, StoreError> {
+        create_dir(&self.dir)?;
+        Lock::acquire(self.clone(), timeout)
+    }
+
+    /// What the store holds now, without the lock. A later commit does not
+    /// change what has been read; a store that never was reads as empty.
+    pub fn read(&self) -> Result<Reader, StoreError> {
+        Reader::open(self)
+    }
+}
+
+/// Creates the directory for root only, and the ones above it as usual.
+fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent).at("create", parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+        created => created.at("create", dir),
+    }
+}

@@ -1,0 +1,48 @@
+//! Copies a generation, checking every byte against its seal.
+
+use std::{
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    path::Path,
+};
+
+use super::{
+    StoreError,
+    error::At,
+    seal::{Seal, Sum, create},
+};
+
+/// Copies the files of a generation into an empty directory. What is wrong with
+/// the generation is `StoreError::Seal`; `Io` is about the copy, or about a
+/// machine that is out of memory or descriptors.
+pub(super) fn copy(generation: &Path, to: &Path) -> Result<Seal, StoreError> {
+    let seal = Seal::read(generation)?;
+    for (name, sum) in &seal.files {
+        let (source, target) = (generation.join(name), to.join(name));
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).at("create", parent)?;
+        }
+        let from = match File::open(&source) {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(StoreError::Seal { path: source });
+            }
+            opened => opened.at("open", &source)?,
+        };
+        let mut file = create(&target)?;
+        let copied = Sum::of(from, |bytes| file.write_all(bytes).at("write", &target), &source);
+        match copied {
+            Ok(copied) if copied == *sum => {}
+            Err(StoreError::Io { path, source: e, .. }) if path == source && is_broken(&e) => {
+                return Err(StoreError::Seal { path });
+            }
+            Ok(_) => return Err(StoreError::Seal { path: source }),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(seal)
+}
+
+/// What a broken disk, or a directory in the place of a file, says.
+fn is_broken(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EISDIR))
+}

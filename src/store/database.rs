@@ -1,0 +1,137 @@
+//! sled, as far as the store uses it: opened on a private copy, closed for good.
+
+use std::{
+    any::Any,
+    fs::OpenOptions,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    StoreError,
+    error::At,
+    lock::lock_within,
+    record::{self, SCHEMA, Tree},
+};
+
+/// Small segments keep the copy small; the size is fixed once a file is written.
+const SEGMENT_SIZE: usize = 64 * 1024;
+/// In bytes; more than the trees of thousands of leases take.
+const CACHE_CAPACITY: u64 = 8 * 1024 * 1024;
+/// How long sled's threads may take to let go of the file.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The key of the schema in `Tree::Meta`.
+const SCHEMA_KEY: &[u8] = b"schema";
+
+/// An open database in a private directory.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    db: sled::Db,
+    trees: Vec<sled::Tree>,
+}
+
+impl Database {
+    /// Opens the database in the directory, or makes a new one there.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let config = sled::Config::new()
+            .path(path)
+            .segment_size(SEGMENT_SIZE)
+            .cache_capacity(CACHE_CAPACITY)
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace);
+        // sled panics on some damage that it finds; the copy is private, so
+        // nothing that is used later can be left half done.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            with_priority(|| {
+                let db = config.open()?;
+                let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name()));
+                let trees = trees.collect::<sled::Result<Vec<_>>>()?;
+                Ok::<_, sled::Error>((db, trees))
+            })
+        }));
+        let (db, trees) = match opened {
+            Ok(opened) => opened.at("open", path)?,
+            Err(panic) => {
+                let message = message(panic.as_ref());
+                return Err(StoreError::Panicked { path: path.to_owned(), message });
+            }
+        };
+        let database = Self { path: path.to_owned(), db, trees };
+        match database.tree(Tree::Meta).get(SCHEMA_KEY).at("read", path)? {
+            Some(stamp) => drop(record::unstamp(Tree::Meta, SCHEMA_KEY, &stamp)?),
+            None if database.db.was_recovered() => {
+                return Err(record::damaged(Tree::Meta, SCHEMA_KEY));
+            }
+            None => {
+                let stamp = record::stamp(SCHEMA, &[]);
+                database.tree(Tree::Meta).insert(SCHEMA_KEY, stamp).at("write", path)?;
+            }
+        }
+        Ok(database)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn tree(&self, tree: Tree) -> &sled::Tree {
+        &self.trees[tree as usize]
+    }
+
+    /// Writes everything to the file and closes it. Dropping `sled::Db` returns
+    /// before its threads have let go of the file, so this waits until sled's
+    /// own lock on it can be taken.
+    pub(super) fn close(self) -> Result<(), StoreError> {
+        let Self { path, db, trees } = self;
+        db.flush().at("write", &path)?;
+        drop(trees);
+        drop(db);
+        let file = path.join("db");
+        let file = OpenOptions::new().read(true).open(&file).at("open", &file)?;
+        match lock_within(file, CLOSE_TIMEOUT).at("lock", &path)? {
+            Some(_) => Ok(()),
+            None => Err(StoreError::Closing { path, timeout: CLOSE_TIMEOUT }),
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Runs `open` on a real-time thread, where that is allowed.
+///
+/// sled's first thread pool is started by one thread while those it starts spin
+/// until it is done; with 2 cores they take its place, and opening takes 8 to
+/// 10 ms. Under `SCHED_FIFO` it is not displaced (2.5 ms), and the threads it
+/// starts do not inherit that. No safe crate wraps `sched_setscheduler`.
+fn with_priority<T>(open: impl FnOnce() -> T) -> T {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // Without CAP_SYS_NICE the flag cannot be taken back, but it can stay.
+            if !set_policy(libc::SCHED_OTHER, 0) {
+                set_policy(libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0);
+            }
+        }
+    }
+    // SAFETY: takes and returns plain integers; 0 is the calling thread.
+    #[allow(unsafe_code)]
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    let raised =
+        policy == libc::SCHED_OTHER && set_policy(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1);
+    let _restore = raised.then_some(Restore);
+    open()
+}
+
+/// Whether the calling thread now has the policy and priority.
+fn set_policy(policy: libc::c_int, priority: libc::c_int) -> bool {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: `param` lives through the call and is only read; 0 is the calling thread.
+    #[allow(unsafe_code)]
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
+    result == 0
+}

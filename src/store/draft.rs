@@ -1,0 +1,172 @@
+//! Writing: a private copy of what is committed, changed, and published.
+
+use std::{ops::Deref, time::Duration};
+
+use crate::lease::{Attachment, Forwarding};
+
+use super::{
+    Lock, StoreError,
+    database::Database,
+    error::At,
+    generation::{self, Plan, open_base},
+    record::{self, SCHEMA, Tree},
+    scratch::{self, Scratch},
+    seal::Seal,
+    view::View,
+};
+
+/// What is to be committed. Dropped without a commit, it leaves nothing behind;
+/// after an error of `insert` other than a conflict, of `remove` or of
+/// `forget_released_before`, dropping it is all that should be done with it.
+#[derive(Debug)]
+pub struct Draft<'lock> {
+    lock: &'lock Lock,
+    // Dropped in this order: the database, then its directory.
+    view: View,
+    scratch: Scratch,
+    plan: Plan,
+}
+
+impl<'lock> Draft<'lock> {
+    pub(super) fn begin(lock: &'lock mut Lock) -> Result<Self, StoreError> {
+        let store = &lock.store;
+        scratch::remove_leftovers(&store.dir)?;
+        let scratch = Scratch::writing(&store.dir)?;
+        let base = open_base(&store.dir, &store.boot, &scratch)?;
+        generation::remove_unlinked(&store.dir, &base.unlinked);
+        let plan = Plan {
+            number: base.next,
+            base: base.number,
+            damaged: base.damaged,
+            durable: base.durable,
+        };
+        Ok(Self { lock, view: View { database: Some(base.database) }, scratch, plan })
+    }
+
+    /// Puts down what an attachment holds, in place of what it held before.
+    /// Ports that it held and now does not have no cool-down: `remove` what was
+    /// held first where that matters.
+    pub fn insert(&mut self, forwarding: &Forwarding) -> Result<(), StoreError> {
+        let owner = &forwarding.attachment;
+        for lease in &forwarding.leases {
+            let holders = self.view.holders(lease.host.protocol, lease.host.port)?;
+            for (port, holder) in holders {
+                if holder != *owner && port.conflicts_with(&lease.host) {
+                    return Err(StoreError::Conflict { port, holder });
+                }
+            }
+        }
+        self.take_out(owner)?;
+        self.put(Tree::Attachment, &record::attachment_key(owner), record::forwarding(forwarding))?;
+        for lease in &forwarding.leases {
+            self.put(Tree::Port, &record::port_key(&lease.host), record::owner(owner))?;
+        }
+        for (tree, key) in index_keys(forwarding) {
+            self.put(tree, &key, record::stamp(SCHEMA, &[]))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back all that an attachment holds. Its dynamic ports begin to cool
+    /// down at `released_at`, the time since boot (`CLOCK_BOOTTIME`).
+    pub fn remove(
+        &mut self,
+        owner: &Attachment,
+        released_at: Duration,
+    ) -> Result<Option<Forwarding>, StoreError> {
+        let Some(forwarding) = self.take_out(owner)? else {
+            return Ok(None);
+        };
+        for lease in forwarding.leases.iter().filter(|lease| lease.group.is_some()) {
+            let (protocol, port) = (lease.host.protocol, lease.host.port);
+            let key = record::port_prefix(protocol, port);
+            if let Some(before) = self.view.released(protocol, port)? {
+                self.delete(Tree::ReleasedAt, &record::released_key(before, protocol, port))?;
+            }
+            self.put(Tree::Released, &key, record::released(released_at))?;
+            let key = record::released_key(released_at, protocol, port);
+            self.put(Tree::ReleasedAt, &key, record::stamp(SCHEMA, &[]))?;
+        }
+        Ok(Some(forwarding))
+    }
+
+    /// Forgets which ports were given back before this time since boot; takes
+    /// as long as there are such ports.
+    pub fn forget_released_before(&mut self, time: Duration) -> Result<(), StoreError> {
+        const TIME: usize = size_of::<u64>();
+        let database = self.database();
+        let end = time.as_secs().to_be_bytes();
+        let old = database.tree(Tree::ReleasedAt).range(..end.as_slice()).keys();
+        let old = old.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
+        for key in old {
+            self.delete(Tree::ReleasedAt, &key)?;
+            self.delete(Tree::Released, &key[TIME..])?;
+        }
+        Ok(())
+    }
+
+    /// Makes this what the store holds. An error means that it does not, with
+    /// one exception: a disk that fails as it is synced, after the link moved.
+    pub fn commit(mut self) -> Result<(), StoreError> {
+        let database = self.view.database.take().expect("a draft has a database until here");
+        database.close()?;
+        let store = &self.lock.store;
+        let new = self.scratch.path();
+        Seal::of(new, &store.boot)?.write(new)?;
+        if self.plan.durable {
+            Seal::sync(new)?;
+        }
+        generation::publish(&store.dir, new, &self.plan)
+    }
+
+    /// Removes an attachment's record and everything that leads to it.
+    fn take_out(&mut self, owner: &Attachment) -> Result<Option<Forwarding>, StoreError> {
+        let Some(forwarding) = self.view.forwarding(owner)? else {
+            return Ok(None);
+        };
+        for lease in &forwarding.leases {
+            self.delete(Tree::Port, &record::port_key(&lease.host))?;
+        }
+        for (tree, key) in index_keys(&forwarding) {
+            self.delete(tree, &key)?;
+        }
+        self.delete(Tree::Attachment, &record::attachment_key(owner))?;
+        Ok(Some(forwarding))
+    }
+
+    fn put(&mut self, tree: Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
+        let database = self.database();
+        database.tree(tree).insert(key, value).at("write", database.path())?;
+        Ok(())
+    }
+
+    fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
+        let database = self.database();
+        database.tree(tree).remove(key).at("write", database.path())?;
+        Ok(())
+    }
+
+    fn database(&self) -> &Database {
+        self.view.database.as_ref().expect("a draft has a database until it is committed")
+    }
+}
+
+impl Deref for Draft<'_> {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+/// The keys under which the indexes name a forwarding's record.
+fn index_keys(forwarding: &Forwarding) -> Vec<(Tree, Vec<u8>)> {
+    let Attachment { network, container, interface } = &forwarding.attachment;
+    let (network, container, interface) =
+        (network.as_str(), container.as_str(), interface.as_str());
+    let mut keys = vec![(Tree::Network, record::key([network, container, interface]))];
+    if let Some(link) = &forwarding.link {
+        keys.push((Tree::Link, record::key([network, link.as_str(), container, interface])));
+    }
+    keys
+}

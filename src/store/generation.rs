@@ -1,0 +1,332 @@
+//! Generations: which one to start from, and how a new one takes its place.
+//!
+//! In the boot that wrote it, the truth is `current`, else the generation
+//! before it. `durable` tells the boot: its target was fsynced whole, so no
+//! power cut tears its seal. In a later boot the truth is `durable`; what came
+//! after it was only ever about attachments, and is used only where its seal
+//! shows that it is whole and `durable` is not. Nothing that could be read some
+//! day is deleted: a damaged generation is renamed, and only by a writer that
+//! has something to put in its place.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    StoreError,
+    copy::copy,
+    database::Database,
+    error::At,
+    record::Tree,
+    scratch::Scratch,
+    seal::{self, Seal},
+};
+
+/// The link to the newest generation.
+pub(super) const CURRENT: &str = "current";
+/// The link to the newest generation that was fsynced whole.
+pub(super) const DURABLE: &str = "durable";
+
+const GENERATION: &str = "generation.";
+const DAMAGED: &str = "damaged.";
+
+/// Where a link leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Absent,
+    To(u64),
+    Broken,
+}
+
+impl Link {
+    fn read(dir: &Path, name: &str) -> Result<Self, StoreError> {
+        let path = dir.join(name);
+        match fs::read_link(&path) {
+            Ok(target) => Ok(target.to_str().and_then(number).map_or(Self::Broken, Self::To)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::Absent),
+            // No link at all.
+            Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(Self::Broken),
+            Err(e) => Err(e).at("read", &path),
+        }
+    }
+
+    fn number(self) -> Option<u64> {
+        if let Self::To(number) = self { Some(number) } else { None }
+    }
+}
+
+/// A database that was opened on a private copy of a generation.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) database: Database,
+    /// The generation that was copied; none in a new store.
+    pub(super) number: Option<u64>,
+    /// Newer generations that could not be read.
+    pub(super) damaged: Vec<u64>,
+    /// The number for the generation that is made of it.
+    pub(super) next: u64,
+    /// Whether the next commit must be durable: none in this boot was.
+    pub(super) durable: bool,
+    /// Generations that were never linked: their writers were killed.
+    pub(super) unlinked: Vec<u64>,
+}
+
+/// What there is in the directory.
+#[derive(Debug)]
+struct Survey {
+    current: Link,
+    durable: Link,
+    /// Whether `durable` was written in the running boot.
+    durable_is_of_boot: bool,
+    /// Whether anything was.
+    is_of_boot: bool,
+    /// The numbers of all generations, the highest first.
+    numbers: Vec<u64>,
+    /// What to start from, the best first.
+    candidates: Vec<u64>,
+}
+
+impl Survey {
+    fn of(dir: &Path, boot: &str) -> Result<Self, StoreError> {
+        let current = Link::read(dir, CURRENT)?;
+        let durable = Link::read(dir, DURABLE)?;
+        let numbers = numbers(dir)?;
+        let newest: Vec<u64> = match current {
+            Link::To(current) => {
+                let before = numbers.iter().find(|number| **number < current);
+                [current].into_iter().chain(before.copied()).collect()
+            }
+            Link::Absent | Link::Broken => numbers.iter().copied().take(2).collect(),
+        };
+        let is_of_boot =
+            |number: u64| Seal::read(&path(dir, number)).is_ok_and(|seal| seal.boot == boot);
+        let durable_is_of_boot = durable.number().is_some_and(is_of_boot);
+        let any_is_of_boot = durable_is_of_boot || newest.iter().copied().any(is_of_boot);
+        let mut candidates = newest;
+        if let Link::To(durable) = durable
+            && !any_is_of_boot
+        {
+            candidates.retain(|candidate| *candidate != durable);
+            candidates.insert(0, durable);
+        }
+        Ok(Self {
+            current,
+            durable,
+            durable_is_of_boot,
+            is_of_boot: any_is_of_boot,
+            numbers,
+            candidates,
+        })
+    }
+
+    /// Whether nothing was ever committed here, neither in this boot nor in an
+    /// earlier one: the first commit makes generation 1, and makes it durable.
+    fn is_new(&self) -> bool {
+        let first_is_unfinished = match self.current {
+            Link::Absent => true,
+            Link::To(number) => number == 1 && !self.is_of_boot,
+            Link::Broken => false,
+        };
+        self.durable == Link::Absent
+            && first_is_unfinished
+            && self.numbers.iter().all(|number| *number == 1)
+    }
+
+    fn next(&self) -> u64 {
+        let highest = self.numbers.first().copied().max(self.current.number());
+        highest.unwrap_or(0) + 1
+    }
+
+    /// Tries the candidates in turn; none when the link moved meanwhile, as it
+    /// may when this is a reader.
+    fn open(&self, dir: &Path, boot: &str, scratch: &Scratch) -> Result<Option<Base>, StoreError> {
+        let mut causes = Vec::new();
+        let mut damaged = Vec::new();
+        if self.current == Link::Absent && self.is_new() {
+            return Ok(Some(self.base(Database::open(scratch.path())?, None, damaged)));
+        }
+        if self.current.number().is_none() {
+            causes.push(StoreError::Link { path: dir.join(CURRENT) });
+        }
+        for &candidate in &self.candidates {
+            match open(&path(dir, candidate), boot, self.is_of_boot, scratch) {
+                Ok(database) => {
+                    for cause in &causes {
+                        let from = path(dir, candidate);
+                        log::error!("{cause}; going on from {}", from.display());
+                    }
+                    return Ok(Some(self.base(database, Some(candidate), damaged)));
+                }
+                Err(e) if e.is_damage() => {
+                    if Link::read(dir, CURRENT)? != self.current {
+                        return Ok(None);
+                    }
+                    causes.push(e);
+                    damaged.push(candidate);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if self.is_new() {
+            scratch.clear()?;
+            return Ok(Some(self.base(Database::open(scratch.path())?, None, damaged)));
+        }
+        Err(StoreError::Damaged { dir: dir.to_owned(), causes })
+    }
+
+    fn base(&self, database: Database, number: Option<u64>, damaged: Vec<u64>) -> Base {
+        let linked = self.current.number().or(number);
+        let is_unlinked = |n: &u64| linked.is_none_or(|linked| *n > linked);
+        Base {
+            database,
+            number,
+            damaged,
+            next: self.next(),
+            durable: !self.durable_is_of_boot,
+            unlinked: self.numbers.iter().copied().filter(is_unlinked).collect(),
+        }
+    }
+}
+
+/// Opens a private copy of what holds now. The links may move meanwhile, each
+/// time because a writer committed.
+pub(super) fn open_base(dir: &Path, boot: &str, scratch: &Scratch) -> Result<Base, StoreError> {
+    loop {
+        if let Some(base) = Survey::of(dir, boot)?.open(dir, boot, scratch)? {
+            return Ok(base);
+        }
+    }
+}
+
+/// Opens a private copy of one generation.
+fn open(
+    generation: &Path,
+    boot: &str,
+    must_be_of_boot: bool,
+    scratch: &Scratch,
+) -> Result<Database, StoreError> {
+    scratch.clear()?;
+    let seal = copy(generation, scratch.path())?;
+    if must_be_of_boot && seal.boot != boot {
+        return Err(StoreError::Boot { path: generation.to_owned() });
+    }
+    let database = Database::open(scratch.path())?;
+    if seal.boot != boot {
+        for tree in Tree::OF_BOOT {
+            database.tree(tree).clear().at("write", scratch.path())?;
+        }
+    }
+    Ok(database)
+}
+
+/// Makes a closed and sealed directory the current generation.
+///
+/// The damaged ones are set aside first: killed in between, this leaves a
+/// dangling link, which leads the next one back to the same base.
+pub(super) fn publish(dir: &Path, new: &Path, plan: &Plan) -> Result<(), StoreError> {
+    for number in &plan.damaged {
+        set_aside(dir, *number)?;
+    }
+    let generation = path(dir, plan.number);
+    fs::rename(new, &generation).at("rename", new)?;
+    if plan.durable {
+        seal::sync(dir)?;
+    }
+    if let Err(e) = link(dir, CURRENT, plan.number) {
+        // Not linked and not acknowledged: as if it had never been.
+        remove(&generation);
+        return Err(e);
+    }
+    if plan.durable {
+        seal::sync(dir)?;
+        link(dir, DURABLE, plan.number)?;
+        seal::sync(dir)?;
+    }
+    let mut kept: BTreeSet<u64> = plan.base.into_iter().collect();
+    kept.insert(plan.number);
+    kept.extend(Link::read(dir, DURABLE)?.number());
+    for number in numbers(dir)? {
+        if !kept.contains(&number) {
+            remove(&path(dir, number));
+        }
+    }
+    Ok(())
+}
+
+/// How a new generation takes its place.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) number: u64,
+    pub(super) base: Option<u64>,
+    pub(super) damaged: Vec<u64>,
+    pub(super) durable: bool,
+}
+
+/// Removes generations that no link ever led to.
+pub(super) fn remove_unlinked(dir: &Path, numbers: &[u64]) {
+    for number in numbers {
+        remove(&path(dir, *number));
+    }
+}
+
+/// A failure costs disk space and nothing else; the next commit tries again.
+fn remove(generation: &Path) {
+    if let Err(e) = fs::remove_dir_all(generation) {
+        log::warn!("cannot remove {}: {e}", generation.display());
+    }
+}
+
+fn link(dir: &Path, name: &str, number: u64) -> Result<(), StoreError> {
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).at("remove", &new),
+        _ => {}
+    }
+    symlink(format!("{GENERATION}{number}"), &new).at("create", &new)?;
+    fs::rename(&new, &path).at("replace", &path)
+}
+
+fn set_aside(dir: &Path, number: u64) -> Result<(), StoreError> {
+    let from = path(dir, number);
+    let mut to = dir.join(format!("{DAMAGED}{number}"));
+    let mut again = 1;
+    while to.symlink_metadata().is_ok() {
+        again += 1;
+        to = dir.join(format!("{DAMAGED}{number}.{again}"));
+    }
+    match fs::rename(&from, &to) {
+        // The link was dangling.
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.at("rename", &from)?,
+    }
+    log::error!("{} is damaged and was set aside as {}", from.display(), to.display());
+    Ok(())
+}
+
+fn path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{GENERATION}{number}"))
+}
+
+/// The number of `generation.<number>`, written the one way it is written here.
+fn number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix(GENERATION)?.parse().ok()?;
+    (format!("{GENERATION}{number}") == name).then_some(number)
+}
+
+/// The numbers of all generations, the highest first; none without a directory.
+fn numbers(dir: &Path) -> Result<Vec<u64>, StoreError> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("list", dir)?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        numbers.extend(entry.at("list", dir)?.file_name().to_str().and_then(number));
+    }
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers)
+}

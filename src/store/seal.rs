@@ -1,0 +1,151 @@
+//! The seal of a generation: when it was written, and what its files hold.
+//!
+//! ```text
+//! {"schema":1,"boot":"4b5c…","files":{"conf":{"length":34,"crc32":…},"db":{…}}}
+//! ```
+//!
+//! A copy is checked against it, so a torn, truncated or overwritten generation
+//! is found out before sled opens it: sled takes the end of a torn log for the
+//! end of the log, and what came after would be lost without a word.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, error::At, record::SCHEMA};
+
+/// The name of the file.
+const SEAL: &str = "seal";
+
+/// The length and checksum of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sum {
+    pub(super) length: u64,
+    pub(super) crc32: u32,
+}
+
+impl Sum {
+    /// Reads to the end, handing on what is read.
+    pub(super) fn of(
+        mut from: impl Read,
+        mut to: impl FnMut(&[u8]) -> Result<(), StoreError>,
+        path: &Path,
+    ) -> Result<Self, StoreError> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut length = 0;
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            let read = match from.read(&mut buffer) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                read => read.at("read", path)?,
+            };
+            if read == 0 {
+                return Ok(Self { length, crc32: hasher.finalize() });
+            }
+            hasher.update(&buffer[..read]);
+            length += read as u64;
+            to(&buffer[..read])?;
+        }
+    }
+}
+
+/// What a generation says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seal {
+    schema: u32,
+    /// The ID of the boot in which it was written.
+    pub(super) boot: String,
+    /// Its files, by their path inside the generation.
+    pub(super) files: BTreeMap<PathBuf, Sum>,
+}
+
+impl Seal {
+    /// Sums up the files of a directory whose database is closed.
+    pub(super) fn of(dir: &Path, boot: &str) -> Result<Self, StoreError> {
+        let mut files = BTreeMap::new();
+        sum_up(dir, Path::new(""), &mut files)?;
+        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), files })
+    }
+
+    /// Reads and checks the seal of a generation.
+    pub(super) fn read(dir: &Path) -> Result<Self, StoreError> {
+        #[derive(Deserialize)]
+        struct Schema {
+            schema: u32,
+        }
+        let path = dir.join(SEAL);
+        let text = match fs::read(&path) {
+            // EIO is what a broken disk says.
+            Err(e)
+                if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+                    || e.raw_os_error() == Some(libc::EIO) =>
+            {
+                return Err(StoreError::Seal { path });
+            }
+            read => read.at("read", &path)?,
+        };
+        match serde_json::from_slice::<Schema>(&text) {
+            Ok(Schema { schema }) if schema > SCHEMA => {
+                let what = path.display().to_string();
+                return Err(StoreError::Schema { what, found: schema, supported: SCHEMA });
+            }
+            _ => {}
+        }
+        let Ok(seal) = serde_json::from_slice::<Self>(&text) else {
+            return Err(StoreError::Seal { path });
+        };
+        let inside = |path: &PathBuf| path.components().all(|c| matches!(c, Component::Normal(_)));
+        if seal.files.keys().all(inside) { Ok(seal) } else { Err(StoreError::Seal { path }) }
+    }
+
+    /// Writes the seal; from then on the directory is a generation.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        let path = dir.join(SEAL);
+        let text = serde_json::to_vec(self).expect("paths of sled's files are text");
+        let mut file = create(&path)?;
+        file.write_all(&text).at("write", &path)
+    }
+
+    /// Brings a sealed directory to the disk: every file, then every directory.
+    pub(super) fn sync(dir: &Path) -> Result<(), StoreError> {
+        for entry in fs::read_dir(dir).at("list", dir)? {
+            let path = entry.at("list", dir)?.path();
+            if path.is_dir() {
+                Self::sync(&path)?;
+            } else {
+                sync(&path)?;
+            }
+        }
+        sync(dir)
+    }
+}
+
+/// Brings one file or directory to the disk.
+pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).at("sync", path)
+}
+
+/// A new file that only root may read.
+pub(super) fn create(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at("create", path)
+}
+
+fn sum_up(dir: &Path, inside: &Path, files: &mut BTreeMap<PathBuf, Sum>) -> Result<(), StoreError> {
+    for entry in fs::read_dir(dir).at("list", dir)? {
+        let entry = entry.at("list", dir)?;
+        let (path, inside) = (entry.path(), inside.join(entry.file_name()));
+        if path.is_dir() {
+            sum_up(&path, &inside, files)?;
+        } else {
+            let file = File::open(&path).at("open", &path)?;
+            files.insert(inside, Sum::of(file, |_| Ok(()), &path)?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! The store as its callers see it. The parts have a story each:
+//!
+//! - `basics`: what is put down is found again, by every question.
+//! - `model`: random changes agree with a map in memory.
+//! - `lock`: who waits, how long, and who keeps the lock.
+
+mod basics;
+mod lock;
+mod model;
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::*;
+use crate::lease::{
+    Attachment, ContainerAddresses, Forwarding, HostAddress, HostPort, Lease, Port, Protocol,
+};
+
+/// Long enough for a busy machine; only a failing test waits for so long.
+const LONG: Duration = Duration::from_mins(1);
+const BOOT: &str = "8f1c0f0e-6d5b-4c58-9a7e-000000000001";
+/// Tells a test that it runs as the child of another, and what it works on.
+const CHILD: &str = "PORTCLAIM_STORE_TEST";
+
+fn store(dir: &Path) -> Store {
+    Store::new(dir.join("data"), BOOT.to_owned())
+}
+
+fn port(number: u16) -> Port {
+    Port::new(number).unwrap()
+}
+
+fn owner(container: &str) -> Attachment {
+    Attachment {
+        network: "net".parse().unwrap(),
+        container: container.parse().unwrap(),
+        interface: "eth0".parse().unwrap(),
+    }
+}
+
+fn lease(number: u16) -> Lease {
+    let address = HostAddress::Any;
+    let host = HostPort { protocol: Protocol::Tcp, port: port(number), address };
+    Lease { host, container_port: port(80), group: Some("default".to_owned()) }
+}
+
+fn forwarding(container: &str, ports: &[u16]) -> Forwarding {
+    Forwarding {
+        attachment: owner(container),
+        pod: None,
+        container: ContainerAddresses { v4: Some([10, 0, 0, 2].into()), v6: None },
+        link: Some("cni0".parse().unwrap()),
+        since: 1,
+        leases: ports.iter().copied().map(lease).collect(),
+    }
+}
+
+/// Commits one change under the lock.
+fn commit(store: &Store, change: impl FnOnce(&mut Draft) -> Result<(), StoreError>) {
+    let mut lock = store.lock(LONG).unwrap();
+    let mut draft = lock.begin().unwrap();
+    change(&mut draft).unwrap();
+    draft.commit().unwrap();
+}
+
+/// What is in the store's directory, without the lock.
+fn listing(store: &Store) -> Vec<String> {
+    let entries = fs::read_dir(&store.dir).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
+    names.sort();
+    names
+}
+
+/// This test binary, about to run one test as a child.
+fn child(test: &str, argument: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("store::tests::{test}"), "--nocapture", "--quiet"]);
+    command.env(CHILD, argument).stdin(Stdio::null());
+    command
+}

@@ -1,0 +1,130 @@
+//! What is put down is found again, by every question.
+
+use std::slice;
+
+use super::*;
+
+#[test]
+fn a_store_that_never_was_is_empty_and_stays_uncreated() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    assert!(!store.exists().unwrap());
+    let reader = store.read().unwrap();
+    assert_eq!(reader.forwardings().unwrap(), []);
+    assert_eq!(reader.forwarding(&owner("a")).unwrap(), None);
+    assert!(reader.network_is_empty(&owner("a").network).unwrap());
+    assert!(!store.dir.exists());
+}
+
+#[test]
+fn every_question_finds_what_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let (a, b) = (forwarding("a", &[8080, 8081]), forwarding("b", &[9090]));
+    commit(&store, |draft| {
+        draft.insert(&a)?;
+        draft.insert(&b)
+    });
+    assert!(store.exists().unwrap());
+
+    let reader = store.read().unwrap();
+    let (net, eth0) = (&a.attachment.network, &a.attachment.interface);
+    let cni0 = "cni0".parse().unwrap();
+    assert_eq!(reader.forwarding(&a.attachment).unwrap().as_ref(), Some(&a));
+    assert_eq!(reader.of_interface(&a.attachment.container, eth0).unwrap(), slice::from_ref(&a));
+    assert_eq!(reader.of_network(net).unwrap(), [a.clone(), b.clone()]);
+    assert_eq!(reader.forwardings().unwrap(), [a.clone(), b.clone()]);
+    assert_eq!(
+        reader.holders(Protocol::Tcp, port(8081)).unwrap(),
+        [(a.leases[1].host, a.attachment.clone())]
+    );
+    assert_eq!(reader.holders(Protocol::Udp, port(8081)).unwrap(), []);
+    assert!(!reader.network_is_empty(net).unwrap());
+    assert!(reader.network_is_empty(&"ne".parse().unwrap()).unwrap());
+    assert_eq!(reader.link_users(net, &cni0).unwrap(), 2);
+    assert_eq!(reader.link_users(net, &"cni".parse().unwrap()).unwrap(), 0);
+    assert_eq!(reader.any_of_network(net, &a.attachment).unwrap(), Some(b.clone()));
+    assert_eq!(reader.any_of_network(net, &owner("c")).unwrap(), Some(a.clone()));
+
+    // What was read stays as it was, and the copy goes with its reader.
+    commit(&store, |draft| draft.remove(&b.attachment, Duration::ZERO).map(drop));
+    assert_eq!(reader.forwardings().unwrap(), [a.clone(), b]);
+    drop(reader);
+    let reader = store.read().unwrap();
+    assert_eq!(reader.any_of_network(net, &a.attachment).unwrap(), None);
+    drop(reader);
+    assert_eq!(listing(&store), ["current", "durable", "generation.1", "generation.2"]);
+}
+
+#[test]
+fn only_current_previous_and_durable_are_kept_and_only_root_may_look() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    for i in 0..5 {
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8080 + i])));
+    }
+    let kept = ["current", "durable", "generation.1", "generation.4", "generation.5"];
+    assert_eq!(listing(&store), kept);
+    let mode = |name: &str| store.dir.join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode(""), mode("lock"), mode("generation.5")], [0o700, 0o600, 0o700]);
+}
+
+#[test]
+fn two_owners_of_one_port_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    commit(&store, |draft| draft.insert(&forwarding("a", &[8080])));
+    let mut lock = store.lock(LONG).unwrap();
+    let mut draft = lock.begin().unwrap();
+    let mut other = forwarding("b", &[9090, 8080]);
+    other.leases[1].host.address = "192.0.2.1".parse().unwrap();
+    let refused = draft.insert(&other).unwrap_err();
+    assert_eq!(refused.to_string(), "host port 8080/tcp is held by a/eth0");
+    assert!(matches!(refused, StoreError::Conflict { .. }));
+    assert_eq!(draft.forwardings().unwrap(), [forwarding("a", &[8080])]);
+
+    // Its own port is no conflict, and what it no longer holds is free.
+    draft.insert(&forwarding("a", &[8080, 8081])).unwrap();
+    draft.insert(&forwarding("a", &[8081])).unwrap();
+    draft.insert(&other).unwrap();
+}
+
+#[test]
+fn a_dropped_draft_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut lock = store.lock(LONG).unwrap();
+    let mut draft = lock.begin().unwrap();
+    draft.insert(&forwarding("a", &[8080])).unwrap();
+    drop(draft);
+    assert!(!store.exists().unwrap());
+    assert_eq!(listing(&store), [""; 0]);
+    assert_eq!(lock.begin().unwrap().forwardings().unwrap(), []);
+}
+
+#[test]
+fn dynamic_ports_cool_down_and_static_ones_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut held = forwarding("a", &[8080, 8081]);
+    held.leases[1].group = None;
+    let seconds = Duration::from_secs;
+    commit(&store, |draft| {
+        draft.insert(&held)?;
+        assert_eq!(draft.remove(&held.attachment, seconds(100))?, Some(held.clone()));
+        assert_eq!(draft.remove(&held.attachment, seconds(101))?, None);
+        Ok(())
+    });
+    commit(&store, |draft| {
+        assert_eq!(draft.released(Protocol::Tcp, port(8080))?, Some(seconds(100)));
+        assert_eq!(draft.released(Protocol::Udp, port(8080))?, None);
+        assert_eq!(draft.released(Protocol::Tcp, port(8081))?, None);
+        draft.insert(&held)?;
+        draft.remove(&held.attachment, seconds(200))?;
+        draft.forget_released_before(seconds(200))?;
+        assert_eq!(draft.released(Protocol::Tcp, port(8080))?, Some(seconds(200)));
+        draft.forget_released_before(seconds(201))
+    });
+    assert_eq!(store.read().unwrap().released(Protocol::Tcp, port(8080)).unwrap(), None);
+}

@@ -1,0 +1,149 @@
+//! What can be asked of the store, by readers and writers alike.
+
+use std::time::Duration;
+
+use crate::lease::{
+    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, NetworkName, Port, Protocol,
+};
+
+use super::{
+    StoreError,
+    database::Database,
+    error::At,
+    record::{self, Tree},
+};
+
+/// What the store held at one moment.
+#[derive(Debug)]
+pub struct View {
+    /// None where there is no store: everything is empty then.
+    pub(super) database: Option<Database>,
+}
+
+impl View {
+    /// What the attachment holds.
+    pub fn forwarding(&self, owner: &Attachment) -> Result<Option<Forwarding>, StoreError> {
+        self.forwarding_at(&record::attachment_key(owner))
+    }
+
+    /// What is held for an interface of a container, whatever the network.
+    pub fn of_interface(
+        &self,
+        container: &ContainerId,
+        interface: &InterfaceName,
+    ) -> Result<Vec<Forwarding>, StoreError> {
+        let prefix = record::prefix([container.as_str(), interface.as_str()]);
+        self.scan(Tree::Attachment, prefix)
+            .map(|entry| entry.and_then(|(key, value)| record::read_forwarding(&key, &value)))
+            .collect()
+    }
+
+    /// All that is held under a network's name.
+    pub fn of_network(&self, network: &NetworkName) -> Result<Vec<Forwarding>, StoreError> {
+        self.keys_of_network(network).map(|key| self.indexed(&key?)).collect()
+    }
+
+    /// All that is held.
+    pub fn forwardings(&self) -> Result<Vec<Forwarding>, StoreError> {
+        self.scan(Tree::Attachment, Vec::new())
+            .map(|entry| entry.and_then(|(key, value)| record::read_forwarding(&key, &value)))
+            .collect()
+    }
+
+    /// Who holds a port, and on which addresses of the host.
+    pub fn holders(
+        &self,
+        protocol: Protocol,
+        port: Port,
+    ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
+        let held = self.scan(Tree::Port, record::port_prefix(protocol, port)).map(|entry| {
+            let (key, value) = entry?;
+            let port =
+                record::read_port_key(&key).ok_or_else(|| record::damaged(Tree::Port, &key))?;
+            Ok((port, record::read_owner(&key, &value)?))
+        });
+        held.collect()
+    }
+
+    /// When a dynamic port was last given back, as time since boot
+    /// (`CLOCK_BOOTTIME`) in whole seconds; none once that was forgotten.
+    pub fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, StoreError> {
+        let key = record::port_prefix(protocol, port);
+        let value = self.get(Tree::Released, &key)?;
+        value.map(|value| record::read_released(&key, &value)).transpose()
+    }
+
+    /// Whether nothing is held under a network's name.
+    pub fn network_is_empty(&self, network: &NetworkName) -> Result<bool, StoreError> {
+        Ok(self.keys_of_network(network).next().transpose()?.is_none())
+    }
+
+    /// How many attachments of the network are behind a link of the host.
+    pub fn link_users(
+        &self,
+        network: &NetworkName,
+        link: &InterfaceName,
+    ) -> Result<usize, StoreError> {
+        let prefix = record::prefix([network.as_str(), link.as_str()]);
+        self.scan(Tree::Link, prefix).try_fold(0, |users, entry| entry.map(|_| users + 1))
+    }
+
+    /// What some attachment of the network holds, other than `except`: a sample
+    /// by which to tell whether the kernel still has what it was given.
+    pub fn any_of_network(
+        &self,
+        network: &NetworkName,
+        except: &Attachment,
+    ) -> Result<Option<Forwarding>, StoreError> {
+        let except = record::attachment_key(except);
+        for key in self.keys_of_network(network) {
+            let key = key?;
+            if key != except {
+                return self.indexed(&key).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The keys of the records that the network index names.
+    fn keys_of_network(
+        &self,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
+        let prefix = record::prefix([network.as_str()]);
+        let name = network.as_str().as_bytes().to_vec();
+        let length = prefix.len();
+        self.scan(Tree::Network, prefix).map(move |entry| {
+            let (key, _) = entry?;
+            Ok([&key[length..], b"\0", &name].concat())
+        })
+    }
+
+    /// The record that an index leads to.
+    fn indexed(&self, key: &[u8]) -> Result<Forwarding, StoreError> {
+        self.forwarding_at(key)?.ok_or_else(|| record::damaged(Tree::Attachment, key))
+    }
+
+    fn forwarding_at(&self, key: &[u8]) -> Result<Option<Forwarding>, StoreError> {
+        let value = self.get(Tree::Attachment, key)?;
+        value.map(|value| record::read_forwarding(key, &value)).transpose()
+    }
+
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+        match &self.database {
+            Some(database) => database.tree(tree).get(key).at("read", database.path()),
+            None => Ok(None),
+        }
+    }
+
+    fn scan(
+        &self,
+        tree: Tree,
+        prefix: Vec<u8>,
+    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> {
+        let database = self.database.iter();
+        database.flat_map(move |database| {
+            database.tree(tree).scan_prefix(&prefix).map(|entry| entry.at("read", database.path()))
+        })
+    }
+}
