@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod cni;
 pub mod lease;
 pub mod logger;
+pub mod netlink;
 pub mod publish;
 pub mod request;
 pub mod store;

@@ -1,0 +1,20 @@
+//! Netlink: requests, replies and the socket between them.
+//!
+//! The wire beneath `nat` and `host`. It knows messages and attributes, and
+//! nothing of what they mean.
+//!
+//! ```text
+//! message    length:u32 kind:u16 flags:u16 sequence:u32 port:u32  family header  attributes…
+//! attribute  length:u16 kind:u16  value  padding to 4 bytes; a value may be attributes again
+//! ```
+//!
+//! Headers are in host byte order; what attributes hold is their subsystem's
+//! affair (`nf_tables` and ctnetlink: network byte order).
+
+mod message;
+#[cfg(test)]
+pub(crate) mod namespace;
+mod socket;
+
+pub use message::{Attribute, Attributes, Message, Request};
+pub use socket::Socket;
