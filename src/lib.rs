@@ -17,6 +17,7 @@ pub mod allocator;
 pub mod cni;
 pub mod lease;
 pub mod logger;
+pub mod nat;
 pub mod netlink;
 pub mod publish;
 pub mod request;

@@ -1,0 +1,17 @@
+//! Forwarding by nftables: what the kernel should hold, and making it so.
+//!
+//! [`ruleset`] and [`condition`] are pure: they say what a network's table is
+//! made of. [`Nat`] is the effect: it compares by netlink and changes by one
+//! transaction of `nft`. Neither reads nor touches a table that is not ours.
+
+mod apply;
+pub mod condition;
+mod element;
+mod kernel;
+mod program;
+pub mod ruleset;
+
+pub use apply::{Difference, Nat, NatError};
+pub use condition::{Condition, ParseConditionError};
+pub use element::{Element, elements, elements_held_only_by};
+pub use ruleset::{Options, Table};

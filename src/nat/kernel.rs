@@ -1,0 +1,130 @@
+//! What the kernel holds of one table, read by netlink.
+//!
+//! `nft` would read whole tables for this, and its `get element` whole maps
+//! (1.0.6); here only one table's rules and single elements are asked for.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use super::{element::Element, ruleset::Table};
+use crate::netlink::{Message, Request, Socket};
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+const GET_RULE: u16 = (SUBSYSTEM << 8) + 7;
+const GET_ELEMENT: u16 = (SUBSYSTEM << 8) + 13;
+/// `struct nfgenmsg`: `NFPROTO_INET`, version 0, no resource.
+const HEADER: [u8; 4] = [1, 0, 0, 0];
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_USERDATA: u16 = 7;
+const LIST_TABLE: u16 = 1;
+const LIST_SET: u16 = 2;
+const LIST_ELEMENTS: u16 = 3;
+const LIST_ELEMENT: u16 = 1;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_USERDATA: u16 = 6;
+const DATA_VALUE: u16 = 1;
+/// `NFTNL_UDATA_RULE_COMMENT` and `NFTNL_UDATA_SET_ELEM_COMMENT`.
+const USERDATA_COMMENT: u8 = 0;
+
+/// An element as the kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Empty in a set.
+    pub(super) data: Vec<u8>,
+    pub(super) comment: Option<String>,
+}
+
+/// The chain and comment of every rule of a table; none when there is no table.
+pub(super) fn rules(socket: &mut Socket, table: &Table) -> io::Result<Vec<(String, String)>> {
+    let mut request = Request::new(GET_RULE, 0, &HEADER);
+    request.text(RULE_TABLE, table.name());
+    socket.dump(&request, |message| {
+        let attributes = message.attributes(HEADER.len());
+        if attributes.text(RULE_TABLE) != Some(table.name()) {
+            return None;
+        }
+        let chain = attributes.text(RULE_CHAIN).unwrap_or_default().to_owned();
+        let comment = attributes.find(RULE_USERDATA).and_then(comment).unwrap_or_default();
+        Some((chain, comment.to_owned()))
+    })
+}
+
+/// The element under the same key; none when it, its set or the table is absent.
+pub(super) fn element(
+    socket: &mut Socket,
+    table: &Table,
+    element: &Element,
+) -> io::Result<Option<Held>> {
+    let mut request = Request::new(GET_ELEMENT, 0, &HEADER);
+    request.text(LIST_TABLE, table.name()).text(LIST_SET, element.set().name()).nested(
+        LIST_ELEMENTS,
+        |list| {
+            list.nested(LIST_ELEMENT, |entry| {
+                entry.nested(ELEMENT_KEY, |key| {
+                    key.attribute(DATA_VALUE, &element.key_bytes());
+                });
+            });
+        },
+    );
+    let mut held = None;
+    match socket.call(&request, |message| held = held.take().or_else(|| read(message))) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) if held.is_none() => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "netlink reply holds no element"))
+        }
+        Ok(()) => Ok(held),
+    }
+}
+
+fn read(message: Message<'_>) -> Option<Held> {
+    let list = message.attributes(HEADER.len()).nested(LIST_ELEMENTS)?;
+    let element = list.nested(LIST_ELEMENT)?;
+    let data = element.nested(ELEMENT_DATA).and_then(|data| data.find(DATA_VALUE));
+    Some(Held {
+        data: data.unwrap_or_default().to_vec(),
+        comment: element.find(ELEMENT_USERDATA).and_then(comment).map(str::to_owned),
+    })
+}
+
+/// The comment in what nft keeps beside a rule or an element.
+///
+/// ```text
+/// userdata   (kind:u8 length:u8 value)…   a comment ends with a NUL
+/// ```
+fn comment(mut userdata: &[u8]) -> Option<&str> {
+    loop {
+        let (kind, length) = (*userdata.first()?, usize::from(*userdata.get(1)?));
+        let value = userdata.get(2..2 + length)?;
+        if kind == USERDATA_COMMENT {
+            return std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok();
+        }
+        userdata = &userdata[2 + length..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_found_behind_other_userdata() {
+        assert_eq!(comment(&[0, 3, b'a', b'b', 0]), Some("ab"));
+        assert_eq!(comment(&[7, 1, 9, 0, 2, b'c', 0]), Some("c"));
+        assert_eq!(comment(&[]), None);
+        assert_eq!(comment(&[0, 3, b'a']), None);
+        assert_eq!(comment(&[1, 0, 0]), None);
+        assert_eq!(comment(&[0, 1, 0xff]), None);
+    }
+
+    #[test]
+    fn replies_without_their_parts_hold_nothing() {
+        for body in [&[][..], &[1, 0, 0, 0], &[1, 0, 0, 0, 8, 0, 3, 0, 4, 0, 2, 0]] {
+            assert_eq!(read(Message { kind: 0, flags: 0, sequence: 0, body }), None);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! `nft`, found and run.
+//!
+//! The crate's own runner does not tell what nft printed, so it is run here:
+//! JSON to its stdin, what it printed back in the error.
+
+use std::{
+    ffi::OsStr,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use nftables::schema::Nftables;
+use rustix::fs::{Access, access};
+
+/// Where nft is when `PATH` does not lead to it: a runtime may start plugins
+/// without one, or without the directories for root.
+const USUAL_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+const NAME: &str = "nft";
+
+/// The program, by the absolute directories of `path` (a `PATH`) and the usual ones.
+pub(super) fn find(path: Option<&OsStr>) -> Option<PathBuf> {
+    let given = path.map(std::env::split_paths).into_iter().flatten();
+    given
+        .chain(USUAL_DIRECTORIES.map(PathBuf::from))
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(NAME))
+        .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
+}
+
+/// Runs a transaction, or only checks whether the kernel would take it.
+pub(super) fn run(program: &Path, transaction: &Nftables<'_>, check: bool) -> io::Result<Output> {
+    let json = serde_json::to_vec(transaction).expect("nftables objects are JSON");
+    let mut command = Command::new(program);
+    if check {
+        command.arg("--check");
+    }
+    let mut child = command
+        .args(["--json", "--file", "-"])
+        .env_clear()
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stdin = child.stdin.take();
+    std::thread::scope(|scope| {
+        // Written beside the reading, or both sides might wait for each other. An
+        // nft that does not read to the end says why by its exit status.
+        scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(&json)));
+        child.wait_with_output()
+    })
+}
