@@ -18,3 +18,15 @@ mod socket;
 
 pub use message::{Attribute, Attributes, Message, Request};
 pub use socket::Socket;
+
+use std::net::IpAddr;
+
+/// The number of an address's family in the headers of requests: `AF_INET` or
+/// `AF_INET6`.
+#[must_use]
+pub fn family(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 2,
+        IpAddr::V6(_) => 10,
+    }
+}

@@ -1,0 +1,74 @@
+//! The host around the ports: who listens, which link leads where, what the
+//! kernel has been set to, and the flows that it remembers.
+//!
+//! Effects in the network namespace of the process, which is the node's. Each is
+//! one question or one small change; what it means is decided in `command`.
+
+mod conntrack;
+mod listener;
+mod route;
+mod sysctl;
+
+pub use conntrack::{forget_others, forget_own};
+pub use listener::is_listening;
+pub use route::link_to;
+pub use sysctl::{boot_id, enable_route_localnet, local_reserved_ports};
+
+use std::{io, net::IpAddr, path::PathBuf};
+
+use crate::lease::{HostPort, ParsePortError};
+
+/// The host could not be asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {value:?} to {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What should stand in it.
+        value: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file does not list ports.
+    #[error("{} does not list ports", path.display())]
+    Ports {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ParsePortError,
+    },
+    /// Whether a process listens could not be tried.
+    #[error("cannot find out whether a process listens on {port}")]
+    Listener {
+        /// The port.
+        port: HostPort,
+        /// Why.
+        source: io::Error,
+    },
+    /// The route to an address could not be asked for.
+    #[error("cannot look up the route to {address}")]
+    Route {
+        /// The address.
+        address: IpAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The flows to a port could not be listed or forgotten.
+    #[error("cannot forget the flows to {port}")]
+    Conntrack {
+        /// The port.
+        port: HostPort,
+        /// Why.
+        source: io::Error,
+    },
+}
