@@ -572,6 +572,26 @@ mod tests {
         });
     }
 
+    /// Forwarded, such a connection would hang: the kernel drops the replies.
+    #[test]
+    fn loopback_over_ipv6_is_refused_at_once() {
+        private(|| {
+            run("ip link add cni0 type bridge");
+            run("ip link set cni0 up");
+            run("ip address add fd00::1/64 dev cni0 nodad");
+            nat().rebuild(&table(&snat()), [&forwarding("web", 5, &["tcp 8080 80"])]).unwrap();
+            let connect = |address: &str| {
+                let timeout = std::time::Duration::from_millis(300);
+                std::net::TcpStream::connect_timeout(&address.parse().unwrap(), timeout)
+                    .unwrap_err()
+                    .kind()
+            };
+            assert_eq!(connect("[::1]:8080"), io::ErrorKind::ConnectionRefused);
+            assert_ne!(connect("[fd00::1]:8080"), io::ErrorKind::ConnectionRefused);
+            assert_eq!(connect("[fd00::1]:8081"), io::ErrorKind::ConnectionRefused);
+        });
+    }
+
     #[test]
     fn a_probe_changes_nothing() {
         private(|| {
