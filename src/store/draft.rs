@@ -146,7 +146,7 @@ impl<'lock> Draft<'lock> {
         Ok(())
     }
 
-    fn database(&self) -> &Database {
+    pub(super) fn database(&self) -> &Database {
         self.view.database.as_ref().expect("a draft has a database until it is committed")
     }
 }

@@ -2,9 +2,13 @@
 //!
 //! - `basics`: what is put down is found again, by every question.
 //! - `model`: random changes agree with a map in memory.
+//! - `crash`: processes are killed in the middle, and nothing is lost.
+//! - `damage`: generations are destroyed, and boots and disks come to their end.
 //! - `lock`: who waits, how long, and who keeps the lock.
 
 mod basics;
+mod crash;
+mod damage;
 mod lock;
 mod model;
 

@@ -1,0 +1,310 @@
+//! Generations are destroyed, machines boot and disks fill up.
+//!
+//! Whatever happens, the store is read as it was at some commit of this boot or
+//! not at all, what cannot be read is kept, and a failed commit changes nothing.
+
+use std::{fs::OpenOptions, io::Write, os::unix::fs::symlink};
+
+use super::*;
+use crate::store::record::Tree;
+
+const NEXT_BOOT: &str = "8f1c0f0e-6d5b-4c58-9a7e-000000000002";
+
+/// A store with generations 1 (durable), 2 and 3, of one attachment each more.
+fn three(dir: &Path) -> Store {
+    let store = store(dir);
+    for (name, port) in [("a", 8080), ("b", 8081), ("c", 8082)] {
+        commit(&store, |draft| draft.insert(&forwarding(name, &[port])));
+    }
+    store
+}
+
+fn held(store: &Store) -> Vec<String> {
+    let all = store.read().unwrap().forwardings().unwrap();
+    all.into_iter().map(|held| held.attachment.container.to_string()).collect()
+}
+
+fn rebooted(store: &Store) -> Store {
+    Store::new(store.dir.clone(), NEXT_BOOT.to_owned())
+}
+
+fn overwrite(path: &Path, content: &[u8]) {
+    fs::write(path, content).unwrap();
+}
+
+fn truncate(path: &Path, length: u64) {
+    OpenOptions::new().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+/// One byte in the middle is not what it was.
+fn flip(path: &Path) {
+    let mut content = fs::read(path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    overwrite(path, &content);
+}
+
+/// Every file of a directory and of those in it, with its content.
+fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.symlink_metadata().unwrap().file_type() {
+            kind if kind.is_symlink() => {
+                let target = fs::read_link(&path).unwrap();
+                files.push((path, target.into_os_string().into_encoded_bytes()));
+            }
+            kind if kind.is_dir() => files.extend(snapshot(&path)),
+            _ => files.push((path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_damaged_generation_is_set_aside_for_the_one_before() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 8] = [
+        ("garbage", |dir| overwrite(&dir.join("db"), &vec![0xa5; 70_000])),
+        ("empty", |dir| truncate(&dir.join("db"), 0)),
+        ("short", |dir| {
+            let length = dir.join("db").metadata().unwrap().len();
+            truncate(&dir.join("db"), length - 1);
+        }),
+        ("one bit", |dir| flip(&dir.join("db"))),
+        ("no database", |dir| fs::remove_file(dir.join("db")).unwrap()),
+        ("no seal", |dir| fs::remove_file(dir.join("seal")).unwrap()),
+        ("torn seal", |dir| truncate(&dir.join("seal"), 20)),
+        ("a file", |dir| {
+            fs::remove_dir_all(dir).unwrap();
+            overwrite(dir, b"");
+        }),
+    ];
+    for (name, damage) in damages {
+        let dir = tempfile::tempdir().unwrap();
+        let store = three(dir.path());
+        damage(&store.dir.join("generation.3"));
+
+        // A reader falls back and leaves everything where it is.
+        let before = snapshot(&store.dir);
+        assert_eq!(held(&store), ["a", "b"], "{name}");
+        let mut lock = store.lock(LONG).unwrap();
+        drop(lock.begin().unwrap());
+        assert_eq!(snapshot(&store.dir), before, "{name}");
+
+        let mut draft = lock.begin().unwrap();
+        draft.insert(&forwarding("d", &[8083])).unwrap();
+        draft.commit().unwrap();
+        assert_eq!(held(&store), ["a", "b", "d"], "{name}");
+        let expected =
+            ["current", "damaged.3", "durable", "generation.1", "generation.2", "generation.4"];
+        assert_eq!(listing(&store), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_broken_link_leads_to_the_newest_generation() {
+    for target in ["generation.9", "/etc", "../data/generation.3", "generation.03", ""] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = three(dir.path());
+        let current = store.dir.join("current");
+        fs::remove_file(&current).unwrap();
+        match target {
+            "" => overwrite(&current, b""),
+            target => symlink(target, &current).unwrap(),
+        }
+        assert_eq!(held(&store), ["a", "b", "c"], "{target:?}");
+        commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+        assert_eq!(held(&store), ["a", "b", "c", "d"], "{target:?}");
+        assert!(store.dir.join("generation.3").exists(), "{target:?}");
+    }
+}
+
+#[test]
+fn where_nothing_can_be_read_nothing_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    for generation in ["generation.2", "generation.3"] {
+        flip(&store.dir.join(generation).join("db"));
+    }
+    // Generation 1 is durable and whole, but what came after it in this boot is
+    // held by attachments that are still there.
+    let before = snapshot(&store.dir);
+    let refused = store.read().unwrap_err();
+    assert!(matches!(refused, StoreError::Damaged { .. }), "{refused:?}");
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "the store in {0} is damaged: {0}/generation.3/db does not match its seal; \
+             {0}/generation.2/db does not match its seal",
+            store.dir.display()
+        )
+    );
+    let mut lock = store.lock(LONG).unwrap();
+    assert!(matches!(lock.begin().unwrap_err(), StoreError::Damaged { .. }));
+    drop(lock);
+    assert_eq!(snapshot(&store.dir), before);
+}
+
+#[test]
+fn a_boot_ends_what_attachments_held_and_starts_from_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    commit(&store, |draft| draft.remove(&owner("a"), Duration::from_secs(9)).map(drop));
+    let next = rebooted(&store);
+
+    // Power cuts tear what was not synced, and the truth was durable.
+    truncate(&store.dir.join("generation.4/db"), 10);
+    truncate(&store.dir.join("generation.4/seal"), 0);
+    truncate(&store.dir.join("generation.3/seal"), 0);
+    let reader = next.read().unwrap();
+    assert_eq!(reader.forwardings().unwrap(), []);
+    assert_eq!(reader.holders(Protocol::Tcp, port(8080)).unwrap(), []);
+    assert_eq!(reader.released(Protocol::Tcp, port(8080)).unwrap(), None);
+    assert!(reader.network_is_empty(&owner("a").network).unwrap());
+    drop(reader);
+
+    let durable = |store: &Store| fs::read_link(store.dir.join("durable")).unwrap();
+    commit(&next, |draft| draft.insert(&forwarding("d", &[8080])));
+    assert_eq!(held(&next), ["d"]);
+    assert_eq!(durable(&next), Path::new("generation.5"));
+    commit(&next, |draft| draft.insert(&forwarding("e", &[8081])));
+    assert_eq!(held(&next), ["d", "e"]);
+    assert_eq!(durable(&next), Path::new("generation.5"));
+}
+
+#[test]
+fn what_does_not_belong_to_a_boot_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    commit(&store, |draft| {
+        draft.database().tree(Tree::Meta).insert("kept", "1").unwrap();
+        draft.insert(&forwarding("a", &[8080]))
+    });
+    let next = rebooted(&store);
+    commit(&next, |draft| draft.insert(&forwarding("d", &[8080])));
+    let mut lock = next.lock(LONG).unwrap();
+    let draft = lock.begin().unwrap();
+    assert!(draft.database().tree(Tree::Meta).contains_key("kept").unwrap());
+}
+
+#[test]
+fn a_damaged_durable_generation_is_replaced_by_what_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    flip(&store.dir.join("generation.1/db"));
+    let next = rebooted(&store);
+    assert_eq!(held(&next), [""; 0]);
+    commit(&next, |draft| draft.insert(&forwarding("d", &[8080])));
+    assert_eq!(listing(&next), ["current", "damaged.1", "durable", "generation.3", "generation.4"]);
+
+    for generation in ["generation.3", "generation.4"] {
+        fs::remove_file(next.dir.join(generation).join("seal")).unwrap();
+    }
+    assert!(matches!(next.read().unwrap_err(), StoreError::Damaged { .. }));
+    assert!(matches!(store.read().unwrap_err(), StoreError::Damaged { .. }));
+}
+
+/// The plugin is killed, or the power fails, before the first commit is done.
+#[test]
+fn an_unfinished_first_commit_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    commit(&store, |draft| draft.insert(&forwarding("a", &[8080])));
+    fs::remove_file(store.dir.join("durable")).unwrap();
+    assert_eq!(held(&store), ["a"]);
+
+    let next = rebooted(&store);
+    truncate(&store.dir.join("generation.1/db"), 10);
+    assert!(matches!(store.read().unwrap_err(), StoreError::Damaged { .. }));
+    assert_eq!(held(&next), [""; 0]);
+    fs::remove_file(store.dir.join("current")).unwrap();
+    assert!(!store.exists().unwrap());
+    commit(&next, |draft| draft.insert(&forwarding("b", &[8080])));
+    assert_eq!(held(&next), ["b"]);
+    assert_eq!(fs::read_link(next.dir.join("durable")).unwrap(), Path::new("generation.2"));
+}
+
+/// Killed between its two last steps, a writer leaves a whole generation that
+/// nothing leads to; it was not acknowledged and is not used.
+#[test]
+fn what_killed_processes_leave_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let reader = store.read().unwrap();
+    for leftover in ["generation.4", "writing.1.0", "reading.1.0"] {
+        fs::create_dir(store.dir.join(leftover)).unwrap();
+        overwrite(&store.dir.join(leftover).join("db"), b"");
+    }
+    assert_eq!(held(&store), ["a", "b", "c"]);
+    drop(store.lock(LONG).unwrap().begin().unwrap());
+    let reading = format!("reading.{}.", std::process::id());
+    let left = listing(&store);
+    assert_eq!(left[..5], ["current", "durable", "generation.1", "generation.2", "generation.3"]);
+    assert!(left.len() == 6 && left[5].starts_with(&reading), "{left:?}");
+    assert_eq!(reader.forwardings().unwrap().len(), 3);
+}
+
+/// A node that went back to an older portclaim must not take what it does not
+/// understand for damage, and give out ports that are held.
+#[test]
+fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let seal = store.dir.join("generation.3/seal");
+    let text = fs::read_to_string(&seal).unwrap();
+    overwrite(&seal, text.replacen("\"schema\":1", "\"schema\":2", 1).as_bytes());
+    for refused in [
+        store.read().map(drop).unwrap_err(),
+        store.lock(LONG).unwrap().begin().map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(refused, StoreError::Schema { found: 2, supported: 1, .. }));
+    }
+}
+
+/// A file system of 1 MiB, in a mount namespace of its own, is filled up.
+#[test]
+fn a_full_disk_fails_the_commit_and_nothing_else() {
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return fill_up(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let test = child("damage::a_full_disk_fails_the_commit_and_nothing_else", dir.path());
+    let mut unshared = Command::new("unshare");
+    unshared.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+    unshared.arg("mount -t tmpfs -o size=1m tmpfs \"$1\"; shift; exec \"$@\"").arg("sh");
+    unshared.arg(dir.path()).arg(test.get_program()).args(test.get_args());
+    unshared.env(CHILD, dir.path()).stdin(Stdio::null());
+    let output = unshared.output().unwrap();
+    assert!(output.status.success(), "needs root: {output:?}");
+}
+
+fn fill_up(dir: &Path) {
+    let store = three(dir);
+    let before = snapshot(&store.dir);
+    let mut ballast = fs::File::create(dir.join("ballast")).unwrap();
+    while ballast.write_all(&[1; 4096]).is_ok() {}
+    let mut length = ballast.metadata().unwrap().len();
+    // From no space at all to enough, a page at a time: each step of a commit fails once.
+    let mut failures = 0;
+    loop {
+        let mut lock = store.lock(LONG).unwrap();
+        let committed = lock.begin().and_then(|mut draft| {
+            draft.insert(&forwarding("d", &[8083]))?;
+            draft.commit()
+        });
+        let Err(e) = committed else { break };
+        assert!(
+            matches!(&e, StoreError::Io { source, .. } if source.raw_os_error() == Some(libc::ENOSPC)),
+            "with {failures} pages: {e:?}"
+        );
+        drop(lock);
+        assert_eq!(snapshot(&store.dir), before, "with {failures} pages");
+        failures += 1;
+        length -= 4096;
+        ballast.set_len(length).unwrap();
+    }
+    assert!(failures > 5, "{failures}");
+    assert_eq!(held(&store), ["a", "b", "c", "d"]);
+}
