@@ -197,6 +197,12 @@ impl Element {
         bytes
     }
 
+    /// Whether it is of the host's link, which all containers behind it share.
+    #[must_use]
+    pub fn is_link(&self) -> bool {
+        self.set == Set::Links
+    }
+
     /// Empty in a set.
     pub(super) fn data_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

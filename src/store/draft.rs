@@ -165,6 +165,10 @@ fn index_keys(forwarding: &Forwarding) -> Vec<(Tree, Vec<u8>)> {
     let (network, container, interface) =
         (network.as_str(), container.as_str(), interface.as_str());
     let mut keys = vec![(Tree::Network, record::key([network, container, interface]))];
+    for address in forwarding.container.iter() {
+        let address = address.to_string();
+        keys.push((Tree::Address, record::key([network, &address, container, interface])));
+    }
     if let Some(link) = &forwarding.link {
         keys.push((Tree::Link, record::key([network, link.as_str(), container, interface])));
     }

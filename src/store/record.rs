@@ -6,6 +6,7 @@
 //! attachment   container 0 interface 0 network              {"schema":1, …a Forwarding}
 //! port         protocol, port (2), tag, address (0, 4, 16)  1 0 container 0 interface 0 network
 //! network      network 0 container 0 interface              1
+//! address      network 0 address 0 container 0 interface    1
 //! link         network 0 link 0 container 0 interface       1
 //! released     protocol, port (2)                           1 0 seconds since boot
 //! released-at  seconds since boot (8), protocol, port (2)   1
@@ -37,6 +38,7 @@ pub(super) enum Tree {
     Attachment,
     Port,
     Network,
+    Address,
     Link,
     Released,
     ReleasedAt,
@@ -45,10 +47,11 @@ pub(super) enum Tree {
 
 impl Tree {
     /// Every tree, in the order of its number.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Attachment,
         Self::Port,
         Self::Network,
+        Self::Address,
         Self::Link,
         Self::Released,
         Self::ReleasedAt,
@@ -56,8 +59,15 @@ impl Tree {
     ];
 
     /// What does not outlive the boot. The trees that are not named here do.
-    pub(super) const OF_BOOT: [Self; 6] =
-        [Self::Attachment, Self::Port, Self::Network, Self::Link, Self::Released, Self::ReleasedAt];
+    pub(super) const OF_BOOT: [Self; 7] = [
+        Self::Attachment,
+        Self::Port,
+        Self::Network,
+        Self::Address,
+        Self::Link,
+        Self::Released,
+        Self::ReleasedAt,
+    ];
 
     /// Its name in the database.
     pub(super) fn name(self) -> &'static str {
@@ -65,6 +75,7 @@ impl Tree {
             Self::Attachment => "attachment",
             Self::Port => "port",
             Self::Network => "network",
+            Self::Address => "address",
             Self::Link => "link",
             Self::Released => "released",
             Self::ReleasedAt => "released-at",

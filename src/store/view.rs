@@ -1,6 +1,6 @@
 //! What can be asked of the store, by readers and writers alike.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use crate::lease::{
     Attachment, ContainerId, Forwarding, HostPort, InterfaceName, NetworkName, Port, Protocol,
@@ -88,6 +88,19 @@ impl View {
         self.scan(Tree::Link, prefix).try_fold(0, |users, entry| entry.map(|_| users + 1))
     }
 
+    /// What attachments of the network hold that have this address. More than one
+    /// has it when a runtime gave it to the next container without a DEL for the
+    /// one before.
+    pub fn of_address(
+        &self,
+        network: &NetworkName,
+        address: IpAddr,
+    ) -> Result<Vec<Forwarding>, StoreError> {
+        let address = address.to_string();
+        let prefix = record::prefix([network.as_str(), &address]);
+        self.owner_keys(Tree::Address, prefix, network).map(|key| self.indexed(&key?)).collect()
+    }
+
     /// What some attachment of the network holds, other than `except`: a sample
     /// by which to tell whether the kernel still has what it was given.
     pub fn any_of_network(
@@ -110,10 +123,19 @@ impl View {
         &self,
         network: &NetworkName,
     ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
-        let prefix = record::prefix([network.as_str()]);
+        self.owner_keys(Tree::Network, record::prefix([network.as_str()]), network)
+    }
+
+    /// The keys of the records that an index names behind a prefix.
+    fn owner_keys(
+        &self,
+        index: Tree,
+        prefix: Vec<u8>,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
         let name = network.as_str().as_bytes().to_vec();
         let length = prefix.len();
-        self.scan(Tree::Network, prefix).map(move |entry| {
+        self.scan(index, prefix).map(move |entry| {
             let (key, _) = entry?;
             Ok([&key[length..], b"\0", &name].concat())
         })
