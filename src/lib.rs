@@ -15,6 +15,7 @@
 
 pub mod allocator;
 pub mod cni;
+pub mod command;
 pub mod host;
 pub mod lease;
 pub mod logger;

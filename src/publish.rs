@@ -24,7 +24,7 @@ use crate::lease::{Attachment, Forwarding, Lease};
 
 /// A published file that could not be written or removed.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot {action} {}", path.display())]
 pub struct PublishError {
     action: &'static str,
     path: PathBuf,
@@ -34,9 +34,9 @@ pub struct PublishError {
 const JSON: &str = "ports.json";
 const ENV: &str = "ports.env";
 
-/// `ports.json`, as DESIGN draws it: one entry per host port and protocol.
+/// The content of `ports.json`: one entry per host port and protocol.
 #[derive(Serialize)]
-struct Ports<'a> {
+struct Document<'a> {
     #[serde(flatten)]
     attachment: &'a Attachment,
     namespace: Option<&'a str>,
@@ -78,14 +78,14 @@ pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishErr
         .create(&folder)
         .map_err(|source| PublishError { action: "create", path: folder.clone(), source })?;
     let pod = forwarding.pod.as_ref();
-    let ports = Ports {
+    let document = Document {
         attachment: &forwarding.attachment,
         namespace: pod.map(|pod| pod.namespace.as_str()),
         pod: pod.map(|pod| pod.name.as_str()),
         uid: pod.and_then(|pod| pod.uid.as_deref()),
         ports: forwarding.leases.iter().map(Entry::from).collect(),
     };
-    let mut json = serde_json::to_string_pretty(&ports).expect("texts can be written as JSON");
+    let mut json = serde_json::to_string_pretty(&document).expect("texts can be written as JSON");
     json.push('\n');
     replace(&folder.join(ENV), &env::render(&forwarding.leases))?;
     replace(&folder.join(JSON), &json)

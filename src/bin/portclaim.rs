@@ -1,1 +1,43 @@
-fn main() {}
+//! The CNI plugin: the edges of the process around one call.
+
+use std::{
+    io::{self, Read, Write},
+    panic,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use portclaim::{
+    cni::{Environment, STDIN_LIMIT},
+    command::{self, Call, Reply},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+fn main() -> ExitCode {
+    let environment = Environment::read(|name| std::env::var(name).ok());
+    let call = read(environment);
+    // The panic's own message goes to stderr, which the runtime keeps.
+    let reply = panic::catch_unwind(|| command::run(&call)).unwrap_or_else(|_| command::panicked());
+    match write(&reply) {
+        Ok(()) if reply.success => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn read(environment: Environment) -> Call {
+    let mut stdin = Vec::new();
+    // What cannot be read is not there: the configuration is then no JSON.
+    let limit = STDIN_LIMIT as u64 + 1;
+    _ = io::stdin().take(limit).read_to_end(&mut stdin);
+    let boot = clock_gettime(ClockId::Boottime);
+    let since_boot = Duration::from_secs(u64::try_from(boot.tv_sec).unwrap_or_default());
+    Call { environment, path: std::env::var_os("PATH"), stdin, now: SystemTime::now(), since_boot }
+}
+
+fn write(reply: &Reply) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if !reply.stdout.is_empty() {
+        writeln!(stdout, "{}", reply.stdout)?;
+    }
+    stdout.flush()
+}

@@ -23,7 +23,7 @@ use crate::lease::{ContainerId, InterfaceName, NetworkName, ParseNameError, Port
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not a JSON object.
-    #[error("the network configuration on stdin is not a JSON object: {0}")]
+    #[error("the network configuration on stdin is not a JSON object")]
     Json(#[source] serde_json::Error),
     /// More than [`STDIN_LIMIT`].
     #[error("the network configuration on stdin is larger than {STDIN_LIMIT} bytes")]
@@ -51,7 +51,7 @@ pub enum ConfigError {
         key: &'static str,
     },
     /// The network's name has not the form it must have.
-    #[error("key name: {0}")]
+    #[error("name is not usable")]
     Name(#[source] ParseNameError),
     /// A key has a value that it cannot have.
     #[error("{key} is {value}: {allowed}")]
@@ -82,6 +82,14 @@ pub enum ConfigError {
         value: String,
         /// What to do instead.
         instead: &'static str,
+    },
+    /// Ports are asked for in a way that this version does not know.
+    #[error("{key} is {value}: this version takes ports only from runtimeConfig.portMappings")]
+    NotYet {
+        /// The key or annotation.
+        key: &'static str,
+        /// The value.
+        value: String,
     },
     /// `prevResult` cannot be used.
     #[error(transparent)]
@@ -193,7 +201,8 @@ const RUN_DIR: &str = "/run/portclaim";
 const DEFAULT_GROUP: &str = "default";
 const DEFAULT_PORTS: &str = "10000-19999";
 const DEFAULT_COOLDOWN: Duration = Duration::from_mins(1);
-const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// `lockTimeout` where the configuration has none.
+pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LOCK_TIMEOUT: Duration = Duration::from_mins(10);
 const MAX_COOLDOWN: Duration = Duration::from_hours(24);
 const MAX_CONDITIONS: usize = 64;
@@ -622,13 +631,13 @@ mod tests {
     #[test]
     fn what_is_no_configuration_is_refused() {
         for (json, message) in [
-            ("", "the network configuration on stdin is not a JSON object: "),
-            ("[]", "the network configuration on stdin is not a JSON object: "),
+            ("", "the network configuration on stdin is not a JSON object"),
+            ("[]", "the network configuration on stdin is not a JSON object"),
             ("{}", "cniVersion \"\" is not supported: 0.3.0, "),
             (r#"{"cniVersion":"0.2.0"}"#, "cniVersion \"0.2.0\" is not supported: "),
             (r#"{"cniVersion":1}"#, "cniVersion is 1: a text is allowed"),
             (r#"{"cniVersion":"1.0.0"}"#, "name is missing in the network configuration"),
-            (r#"{"cniVersion":"1.0.0","name":"a/b"}"#, "key name: network name \"a/b\" does not"),
+            (r#"{"cniVersion":"1.0.0","name":"a/b"}"#, "name is not usable"),
             (
                 r#"{"cniVersion":"1.0.0","name":"a","dataDir":"x"}"#,
                 "dataDir is \"x\": an absolute path is allowed",

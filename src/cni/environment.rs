@@ -53,7 +53,7 @@ pub enum EnvironmentError {
     #[error("CNI_COMMAND {0:?} is not one of ADD, DEL, CHECK, GC, STATUS, VERSION")]
     Verb(String),
     /// A name does not have the form it must have.
-    #[error("{variable}: {source}")]
+    #[error("{variable} is not usable")]
     Name {
         /// The variable.
         variable: &'static str,
@@ -167,7 +167,9 @@ mod tests {
     #[test]
     fn errors_name_the_variable_and_the_value() {
         let error = environment(&[("CNI_CONTAINERID", "../x")]).container().unwrap_err();
-        assert!(error.to_string().starts_with("CNI_CONTAINERID: container ID \"../x\" does not"));
+        assert_eq!(error.to_string(), "CNI_CONTAINERID is not usable");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.starts_with("container ID \"../x\" does not"));
         let error = environment(&[]).interface().unwrap_err();
         assert_eq!(error.to_string(), "environment variable CNI_IFNAME is missing");
     }

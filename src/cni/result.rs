@@ -17,7 +17,7 @@ use crate::lease::{ContainerAddresses, InterfaceName};
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
     /// It is not the JSON of a result.
-    #[error("prevResult is not a CNI result: {0}")]
+    #[error("prevResult is not a CNI result")]
     Json(#[source] serde_json::Error),
     /// An address is none.
     #[error("prevResult.ips[{index}].address {address:?} is not an address with a prefix length")]

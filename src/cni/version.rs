@@ -24,6 +24,9 @@ impl CniVersion {
     pub const ALL: [Self; 5] =
         [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
+    /// The oldest version, which has ADD, DEL and VERSION.
+    pub const OLDEST: Self = Self::V0_3_0;
+
     /// The newest version.
     pub const NEWEST: Self = Self::V1_1_0;
 

@@ -1,0 +1,179 @@
+//! The verbs: the only place that joins effects. Nothing is parsed here and no
+//! rule is written here.
+//!
+//! Order is what keeps a node whole when a call is killed: on ADD the store is
+//! committed before the kernel is changed, on DEL the kernel is changed before
+//! the store is committed. So every kernel element has an owner in the store, at
+//! every instruction, and what is half done is undone by that owner's DEL or GC.
+
+mod add;
+mod check;
+mod del;
+mod error;
+mod gc;
+mod release;
+mod status;
+
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+pub use error::Error;
+use log::LevelFilter;
+
+use crate::{
+    cni::{CniVersion, Config, ConfigError, Environment, ErrorReply, Verb, config::Settings},
+    host,
+    lease::{Attachment, NetworkName},
+    logger,
+    nat::{self, Nat, Table},
+    store::Store,
+};
+
+/// What a call gets from its process.
+#[derive(Debug)]
+pub struct Call {
+    /// The environment variables.
+    pub environment: Environment,
+    /// `PATH`, to find nft in.
+    pub path: Option<OsString>,
+    /// Everything on stdin, up to one byte more than is allowed.
+    pub stdin: Vec<u8>,
+    /// The time, for people.
+    pub now: SystemTime,
+    /// The time since boot (`CLOCK_BOOTTIME`), for cool-downs.
+    pub since_boot: Duration,
+}
+
+/// What the process gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// For stdout; empty where the specification prints nothing.
+    pub stdout: String,
+    /// Whether the call did what it was asked to do.
+    pub success: bool,
+}
+
+/// Carries out one call of the plugin.
+#[must_use]
+pub fn run(call: &Call) -> Reply {
+    match dispatch(call) {
+        Ok(stdout) => Reply { stdout, success: true },
+        Err(error) => {
+            log::error!("{}", error.with_causes());
+            let version = Config::version_of(&call.stdin);
+            Reply { stdout: error.reply(version).to_json(), success: false }
+        }
+    }
+}
+
+/// The reply to a call that ended in a panic, whose message is on stderr.
+#[must_use]
+pub fn panicked() -> Reply {
+    /// What Go's plugins print for an error without a code (`types.ErrInternal`).
+    const INTERNAL: u32 = 999;
+    let msg = "the plugin has stopped at a fault of its own".to_owned();
+    let details = "the message is in the log of the container runtime; this is a bug of portclaim";
+    let reply = ErrorReply::new(CniVersion::NEWEST, INTERNAL, msg, details);
+    Reply { stdout: reply.to_json(), success: false }
+}
+
+fn dispatch(call: &Call) -> Result<String, Error> {
+    let verb = call.environment.verb()?;
+    let prepare = |since| {
+        let config = Config::parse(&call.stdin)?;
+        start_logging(&config);
+        config.require_version(verb, since)?;
+        let node = Node::new(call, &config)?;
+        Ok::<_, Error>((config, node))
+    };
+    let silent = |()| String::new();
+    match verb {
+        Verb::Version => Ok(Config::version_of(&call.stdin).reply()),
+        Verb::Add => {
+            let (config, mut node) = prepare(CniVersion::OLDEST)?;
+            add::add(call, &config, &mut node)
+        }
+        Verb::Del => {
+            let (config, mut node) = prepare(CniVersion::OLDEST)?;
+            del::del(call, &config, &mut node).map(silent)
+        }
+        Verb::Check => {
+            let (config, mut node) = prepare(CniVersion::V0_4_0)?;
+            check::check(call, &config, &mut node).map(silent)
+        }
+        Verb::Gc => {
+            let (config, mut node) = prepare(CniVersion::V1_1_0)?;
+            gc::gc(call, &config, &mut node).map(silent)
+        }
+        Verb::Status => {
+            let (config, mut node) = prepare(CniVersion::V1_1_0)?;
+            status::status(&config, &mut node).map(silent)
+        }
+    }
+}
+
+/// A wrong `logLevel` must not keep DEL from its work: the refusal of ADD names it.
+fn start_logging(config: &Config) {
+    match config.logging() {
+        Ok(logging) => logger::start(logging.level, logging.file.as_deref()),
+        Err(_) => logger::start(LevelFilter::Warn, None),
+    }
+}
+
+/// The effects of one node, as the configuration names them.
+struct Node {
+    store: Store,
+    nat: Nat,
+    run_dir: PathBuf,
+}
+
+impl Node {
+    fn new(call: &Call, config: &Config) -> Result<Self, Error> {
+        let boot_id = host::boot_id()?;
+        Ok(Self {
+            store: Store::new(config.data_dir.clone(), boot_id),
+            nat: Nat::new(call.path.as_deref()),
+            run_dir: config.run_dir.clone(),
+        })
+    }
+}
+
+fn attachment(call: &Call, network: &NetworkName) -> Result<Attachment, Error> {
+    Ok(Attachment {
+        network: network.clone(),
+        container: call.environment.container()?,
+        interface: call.environment.interface()?,
+    })
+}
+
+/// The network's table with everything the configuration says about it.
+fn table(config: &Config, settings: &Settings) -> Result<Table, Error> {
+    let options = nat::Options {
+        snat: settings.snat,
+        masq_all: settings.masq_all,
+        conditions_v4: nat::condition::parse_v4(&settings.conditions_v4)?,
+        conditions_v6: nat::condition::parse_v6(&settings.conditions_v6)?,
+    };
+    Ok(Table::new(&config.network, &options))
+}
+
+/// Annotations and claims ask for ports in ways that this version does not know.
+/// A pod that asks and gets nothing would be worse than one that does not start.
+fn refuse_other_sources(config: &Config) -> Result<(), ConfigError> {
+    const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+    const ENABLED: &str = "hostport.io/enabled";
+    let refuse = |key: &'static str, value: String| ConfigError::NotYet { key, value };
+    let annotations = config.runtime_config(ANNOTATIONS)?;
+    if annotations.as_ref().and_then(|all| all.get(ENABLED)).is_some_and(|value| value == "true") {
+        return Err(refuse(ENABLED, "\"true\"".to_owned()));
+    }
+    match config.runtime_config("portClaims")? {
+        Some(claims) if claims.as_array().is_none_or(|array| !array.is_empty()) => {
+            Err(refuse("runtimeConfig.portClaims", "not empty".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,311 @@
+//! ADD: take ports, forward them, publish them, hand the previous result on.
+//!
+//! ```text
+//! parse → route → LOCK → plan ⇄ probe → commit → nft → sysctl, conntrack → publish → reply
+//! ```
+//!
+//! Everything is validated before the first effect. If a step after the commit
+//! fails, exactly what was done is taken back and the first error is returned.
+
+use std::{collections::BTreeSet, time::UNIX_EPOCH};
+
+use super::{Call, Error, Node, attachment, refuse_other_sources, release, table};
+use crate::{
+    allocator::{self, Ledger, PlanError, Pool, Situation},
+    cni::{Config, config::HostListeners, config::Settings},
+    host,
+    lease::{
+        Attachment, ContainerAddresses, Forwarding, HostPort, InterfaceName, Lease, Port, PortSet,
+        Protocol,
+    },
+    nat::{Element, Table, elements},
+    publish,
+    request::{Request, parse_port_mappings},
+    store::{Draft, Lock, StoreError, View},
+};
+
+pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<String, Error> {
+    call.environment.require_netns()?;
+    let attachment = attachment(call, &config.network)?;
+    let settings = config.settings()?;
+    config.logging()?;
+    for key in config.unknown_keys() {
+        log::warn!("key {key:?} of network {} is not known and has no effect", config.network);
+    }
+    let table = table(config, &settings)?;
+    let result = config.prev_result()?;
+    refuse_other_sources(config)?;
+    let requests = match config.runtime_config("portMappings")? {
+        Some(mappings) => parse_port_mappings(&mappings)?,
+        None => Vec::new(),
+    };
+    if requests.is_empty() {
+        release::release_if_held(call, node, &attachment, settings.lock_timeout)?;
+    } else {
+        let container = result.container_addresses(&attachment.interface);
+        refuse_unreachable(&requests, &container, &attachment.interface)?;
+        let wanted = Wanted { attachment, container, requests, link: link_to(&container)? };
+        take(call, node, &settings, &table, &wanted)?;
+    }
+    Ok(result.to_json(config.version))
+}
+
+/// What one ADD asks for, validated.
+struct Wanted {
+    attachment: Attachment,
+    container: ContainerAddresses,
+    requests: Vec<Request>,
+    link: Option<InterfaceName>,
+}
+
+fn refuse_unreachable(
+    requests: &[Request],
+    container: &ContainerAddresses,
+    interface: &InterfaceName,
+) -> Result<(), Error> {
+    let Some(request) = requests.iter().find(|request| !request.reaches(container)) else {
+        return Ok(());
+    };
+    let family = match (request.address.has_v4(), request.address.has_v6()) {
+        (true, true) => "IPv4 or IPv6",
+        (true, false) => "IPv4",
+        _ => "IPv6",
+    };
+    let interface = interface.to_string();
+    Err(Error::Unreachable { address: request.address, family, interface })
+}
+
+/// The host's link towards the container. Without a route (a network that is not
+/// attached to the host) nothing can be forwarded from the host itself, but the
+/// rules still hold for what others route there.
+fn link_to(container: &ContainerAddresses) -> Result<Option<InterfaceName>, Error> {
+    for address in container.iter() {
+        if let Some(link) = host::link_to(address)? {
+            return Ok(Some(link));
+        }
+    }
+    Ok(None)
+}
+
+fn take(
+    call: &Call,
+    node: &mut Node,
+    settings: &Settings,
+    table: &Table,
+    wanted: &Wanted,
+) -> Result<(), Error> {
+    let pool_ports = pool_ports(settings)?;
+    let group = &settings.groups[&settings.default_group];
+    let mut lock = node.store.lock(settings.lock_timeout)?;
+    let mut draft = lock.begin()?;
+    let previous = draft.forwarding(&wanted.attachment)?;
+    let pool =
+        Pool { group: &settings.default_group, ports: &pool_ports, cooldown: group.cooldown };
+    let leases = plan(call, settings, pool, wanted, previous.as_ref(), &draft)?;
+    let forwarding = Forwarding {
+        attachment: wanted.attachment.clone(),
+        pod: call.environment.pod(),
+        container: wanted.container,
+        link: wanted.link.clone(),
+        since: call.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        leases,
+    };
+    draft.insert(&forwarding)?;
+    let longest = settings.groups.values().map(|group| group.cooldown).max().unwrap_or_default();
+    draft.forget_released_before(call.since_boot.saturating_sub(longest))?;
+    let change = Change::compute(node, table, &draft, previous.as_ref(), &forwarding)?;
+    draft.commit()?;
+    let done = carry_out(node, settings, table, &change, &forwarding);
+    if let Err(error) = done {
+        if let Err(undo) = take_back(call, node, table, &mut lock, previous.as_ref(), &forwarding) {
+            log::error!("cannot take back what ADD has done: {}", undo.with_causes());
+        }
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The ports of the default group that may be given out.
+fn pool_ports(settings: &Settings) -> Result<PortSet, Error> {
+    /// Kubernetes' default `--service-node-port-range`.
+    const NODE_PORTS: &str = "30000-32767";
+    let ports = &settings.groups[&settings.default_group].ports;
+    if let Some(exclude) = &settings.exclude {
+        return Ok(ports.without(exclude));
+    }
+    let node_ports = NODE_PORTS.parse().expect("the range is a set of ports");
+    Ok(ports.without(&host::local_reserved_ports()?.union(&node_ports)))
+}
+
+/// Plans until no port of the plan has a listener. Each round finds at least one
+/// more listening port, so there are at most as many rounds as ports.
+fn plan(
+    call: &Call,
+    settings: &Settings,
+    pool: Pool<'_>,
+    wanted: &Wanted,
+    previous: Option<&Forwarding>,
+    draft: &View,
+) -> Result<Vec<Lease>, Error> {
+    let mut listening = BTreeSet::new();
+    let mut rng = fastrand::Rng::new();
+    loop {
+        let situation = Situation {
+            attachment: &wanted.attachment,
+            previous: previous.map_or(&[], |previous| &previous.leases),
+            listening: &listening,
+            now: call.since_boot,
+        };
+        let plan = allocator::plan(&wanted.requests, pool, situation, &Leases(draft), &mut rng);
+        let leases = plan.map_err(|error| refusal(draft, error))?;
+        let known = listening.len();
+        for lease in &leases {
+            let is_static = lease.group.is_none();
+            if is_static && settings.host_listeners == HostListeners::Shadow {
+                continue;
+            }
+            if host::is_listening(&lease.host)? {
+                if is_static {
+                    return Err(Error::Listening(lease.host));
+                }
+                listening.insert(lease.host);
+            }
+        }
+        if listening.len() == known {
+            return Ok(leases);
+        }
+    }
+}
+
+/// The leases of a store, for the allocator.
+struct Leases<'a>(&'a View);
+
+impl Ledger for Leases<'_> {
+    type Error = StoreError;
+
+    fn holders(
+        &self,
+        protocol: Protocol,
+        port: Port,
+    ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
+        self.0.holders(protocol, port)
+    }
+
+    fn released(
+        &self,
+        protocol: Protocol,
+        port: Port,
+    ) -> Result<Option<std::time::Duration>, StoreError> {
+        self.0.released(protocol, port)
+    }
+}
+
+fn refusal(leases: &View, error: PlanError<StoreError>) -> Error {
+    match error {
+        PlanError::Held { wanted, holder } => match leases.forwarding(&holder) {
+            Ok(held) => {
+                let pod = held.and_then(|held| held.pod).map(|pod| format!(" ({pod})"));
+                let holder = format!("{holder}{}", pod.unwrap_or_default());
+                Error::Held { wanted, holder }
+            }
+            Err(error) => error.into(),
+        },
+        PlanError::Exhausted { .. } => Error::Exhausted(error.to_string()),
+        PlanError::Ledger(error) => error.into(),
+    }
+}
+
+/// What must become of the network's table.
+enum Change {
+    /// The table is as it was left: these elements go, those come.
+    Elements { remove: Vec<Element>, add: Vec<Element> },
+    /// It is not (flushed, an older version's, another configuration's, or a call
+    /// was killed half-way): all of it is made anew.
+    Table(Vec<Forwarding>),
+}
+
+impl Change {
+    fn compute(
+        node: &mut Node,
+        table: &Table,
+        draft: &Draft<'_>,
+        previous: Option<&Forwarding>,
+        forwarding: &Forwarding,
+    ) -> Result<Self, Error> {
+        let owner = &forwarding.attachment;
+        // Another attachment's elements are looked at too: a map that was
+        // flushed leaves all rules in place.
+        let other = draft.any_of_network(&owner.network, owner)?;
+        let is_intact = node.nat.is_intact(table)?
+            && match other {
+                Some(other) => node.nat.check(table, &elements(&other))?.is_empty(),
+                None => true,
+            };
+        if !is_intact {
+            return Ok(Self::Table(draft.of_network(&owner.network)?));
+        }
+        let add = elements(forwarding);
+        let mut remove = match previous {
+            Some(previous) => release::unshared(draft, previous)?,
+            None => Vec::new(),
+        };
+        remove.retain(|element| !add.contains(element));
+        Ok(Self::Elements { remove, add })
+    }
+}
+
+/// The steps after the commit, in order.
+fn carry_out(
+    node: &mut Node,
+    settings: &Settings,
+    table: &Table,
+    change: &Change,
+    forwarding: &Forwarding,
+) -> Result<(), Error> {
+    match change {
+        Change::Elements { remove, add } => node.nat.change(table, remove, add)?,
+        Change::Table(forwardings) => {
+            log::info!("making table {} anew", table.name());
+            node.nat.rebuild(table, forwardings)?;
+        }
+    }
+    // After the guard against 127.0.0.0/8 from outside is in place, not before.
+    if let (true, Some(_), Some(link)) = (settings.snat, forwarding.container.v4, &forwarding.link)
+    {
+        host::enable_route_localnet(link)?;
+    }
+    // Without this, a client that sent before the port was forwarded would not
+    // reach the container until it paused; with an error, the same.
+    if let Err(error) = host::forget_others(forwarding) {
+        log::warn!("cannot forget UDP flows to {}: {error}", forwarding.attachment);
+    }
+    publish::publish(&node.run_dir, forwarding)?;
+    Ok(())
+}
+
+/// Puts back what was there before: files, kernel, then the store, so that the
+/// kernel never has an element without an owner.
+fn take_back(
+    call: &Call,
+    node: &mut Node,
+    table: &Table,
+    lock: &mut Lock,
+    previous: Option<&Forwarding>,
+    forwarding: &Forwarding,
+) -> Result<(), Error> {
+    let files = match previous {
+        Some(previous) => publish::publish(&node.run_dir, previous),
+        None => publish::withdraw(&node.run_dir, forwarding),
+    };
+    let mut draft = lock.begin()?;
+    draft.remove(&forwarding.attachment, call.since_boot)?;
+    if let Some(previous) = previous {
+        draft.insert(previous)?;
+    }
+    let add = previous.map(elements).unwrap_or_default();
+    let mut remove = release::unshared(&draft, forwarding)?;
+    remove.retain(|element| !add.contains(element));
+    node.nat.change(table, &remove, &add)?;
+    draft.commit()?;
+    Ok(files?)
+}

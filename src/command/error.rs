@@ -1,0 +1,167 @@
+//! Everything a verb can fail with, and the one place where it becomes a CNI
+//! error code.
+
+use crate::{
+    cni::{CniVersion, ConfigError, EnvironmentError, ErrorReply},
+    host::HostError,
+    lease::{Attachment, HostAddress, HostPort},
+    nat::{NatError, ParseConditionError},
+    publish::PublishError,
+    request::MappingError,
+    store::StoreError,
+};
+
+/// Why a verb has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The environment variables.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `conditionsV4` or `conditionsV6`.
+    #[error(transparent)]
+    Condition(#[from] ParseConditionError),
+    /// `runtimeConfig.portMappings`.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// The container has no address of a family that is asked for.
+    #[error(
+        "host port on {address:?} cannot be forwarded: prevResult has no {family} address on interface {interface}"
+    )]
+    Unreachable {
+        /// The host's addresses that are asked for.
+        address: HostAddress,
+        /// The families that would do.
+        family: &'static str,
+        /// `CNI_IFNAME`.
+        interface: String,
+    },
+    /// Another owner holds a port that is asked for by number.
+    #[error("host port {wanted} is held by {holder}")]
+    Held {
+        /// What is asked for.
+        wanted: HostPort,
+        /// Who holds it, and the pod behind it.
+        holder: String,
+    },
+    /// A group has no port left.
+    #[error("{0}")]
+    Exhausted(String),
+    /// A process of the host listens on a port that is asked for by number.
+    #[error("a process of the host listens on port {0}")]
+    Listening(HostPort),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// nftables.
+    #[error(transparent)]
+    Nat(#[from] NatError),
+    /// Something of the host could not be read or set.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// A published file.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// CHECK has found that something is not as it should be.
+    #[error("attachment {attachment} is not as it should be: {}", .differences.join("; "))]
+    Different {
+        /// The attachment.
+        attachment: Box<Attachment>,
+        /// What differs.
+        differences: Vec<String>,
+    },
+    /// STATUS has found that ADD would fail.
+    #[error("ADD would fail")]
+    Unavailable(#[source] Box<Error>),
+    /// A verb that goes on after an error has met several.
+    #[error("{}", .0.iter().map(Self::with_causes).collect::<Vec<_>>().join("; "))]
+    Several(Vec<Error>),
+}
+
+impl Error {
+    /// One error as it is, several as one.
+    pub(super) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.pop() {
+            None => Ok(()),
+            Some(only) if errors.is_empty() => Err(only),
+            Some(last) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+
+    /// As the runtime reads it.
+    #[must_use]
+    pub fn reply(&self, version: CniVersion) -> ErrorReply {
+        let (code, details) = self.code();
+        ErrorReply::new(version, code, self.with_causes(), details)
+    }
+
+    /// The error and what caused it, on one line.
+    pub(super) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    }
+
+    /// The code (CNI SPEC, section 5, "Error"; ours from 100) and what to do.
+    fn code(&self) -> (u32, &'static str) {
+        match self {
+            Self::Config(ConfigError::Version { .. } | ConfigError::VerbVersion { .. }) => {
+                (1, "change cniVersion in the conflist")
+            }
+            Self::Config(ConfigError::Unsupported { .. } | ConfigError::NotYet { .. }) => {
+                (2, "change the configuration or the pod")
+            }
+            Self::Environment(_) => (4, ""),
+            Self::Store(
+                StoreError::Io { .. }
+                | StoreError::Database { .. }
+                | StoreError::Panicked { .. }
+                | StoreError::Closing { .. },
+            )
+            | Self::Host(_)
+            | Self::Publish(_) => (5, "check that the file system is there, writable and not full"),
+            Self::Config(ConfigError::Json(_) | ConfigError::TooLarge) => (6, ""),
+            Self::Config(_) | Self::Condition(_) | Self::Mapping(_) => {
+                (7, "change the network configuration or the port mappings")
+            }
+            Self::Unreachable { .. } => {
+                (7, "ask for a host IP of a family that the network gives to containers")
+            }
+            Self::Store(StoreError::Locked { .. }) => {
+                (11, "another call of the plugin is still at work; the runtime tries again")
+            }
+            Self::Unavailable(_) => (50, "mend what is named; ADD is refused until then"),
+            Self::Held { .. } | Self::Store(StoreError::Conflict { .. }) => {
+                (100, "use another host port, or remove the holder (portclaimctl list)")
+            }
+            Self::Exhausted(_) => (101, "enlarge the group's ports, or remove pods that hold them"),
+            Self::Listening(_) => (
+                103,
+                "use another port, stop the process (ss -lntup), or set hostListeners to \"shadow\"",
+            ),
+            Self::Nat(_) => (104, "check that nft is installed and that the kernel has nf_tables"),
+            Self::Store(
+                StoreError::Damaged { .. }
+                | StoreError::Seal { .. }
+                | StoreError::Record { .. }
+                | StoreError::Link { .. }
+                | StoreError::Boot { .. }
+                | StoreError::Schema { .. },
+            ) => (
+                105,
+                "move the data directory away and restart the pods that have host ports; keep it for a bug report",
+            ),
+            Self::Different { .. } => (106, "the next ADD on this network puts rules back"),
+            Self::Several(errors) => errors.first().map_or((5, ""), Self::code),
+        }
+    }
+}
