@@ -35,6 +35,7 @@ mod draft;
 mod error;
 mod generation;
 mod lock;
+mod publish;
 mod reader;
 mod record;
 mod scratch;

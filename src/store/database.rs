@@ -30,11 +30,14 @@ pub(super) struct Database {
     path: PathBuf,
     db: sled::Db,
     trees: Vec<sled::Tree>,
+    /// The bytes of all keys and values.
+    live: u64,
 }
 
 impl Database {
-    /// Opens the database in the directory, or makes a new one there.
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the database in the directory, or makes a new one there, in which
+    /// that many bytes are known to live.
+    pub(super) fn open(path: &Path, live: u64) -> Result<Self, StoreError> {
         let config = sled::Config::new()
             .path(path)
             .segment_size(SEGMENT_SIZE)
@@ -58,15 +61,14 @@ impl Database {
                 return Err(StoreError::Panicked { path: path.to_owned(), message });
             }
         };
-        let database = Self { path: path.to_owned(), db, trees };
+        let mut database = Self { path: path.to_owned(), db, trees, live };
         match database.tree(Tree::Meta).get(SCHEMA_KEY).at("read", path)? {
             Some(stamp) => drop(record::unstamp(Tree::Meta, SCHEMA_KEY, &stamp)?),
             None if database.db.was_recovered() => {
                 return Err(record::damaged(Tree::Meta, SCHEMA_KEY));
             }
             None => {
-                let stamp = record::stamp(SCHEMA, &[]);
-                database.tree(Tree::Meta).insert(SCHEMA_KEY, stamp).at("write", path)?;
+                database.put(Tree::Meta, SCHEMA_KEY, &record::stamp(SCHEMA, &[]))?;
             }
         }
         Ok(database)
@@ -80,11 +82,75 @@ impl Database {
         &self.trees[tree as usize]
     }
 
+    /// The bytes of all keys and values.
+    pub(super) fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Up to how many bytes of files are as they should be. sled's file never
+    /// shrinks, and is copied for each commit. Beyond some slack, one that grew
+    /// lease by lease is 6 times as large as what lives in it, a fresh one 3 times.
+    pub(super) fn reasonable_size(&self) -> u64 {
+        const SLACK: u64 = 1024 * 1024;
+        const FACTOR: u64 = 5;
+        SLACK + FACTOR * self.live
+    }
+
+    /// Puts a value under a key, in place of any that was there.
+    pub(super) fn put(&mut self, tree: Tree, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let old = self.tree(tree).insert(key, value).at("write", &self.path)?;
+        self.forget(key, old.as_deref());
+        self.live += (key.len() + value.len()) as u64;
+        Ok(())
+    }
+
+    /// Removes a key, if it is there.
+    pub(super) fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
+        let old = self.tree(tree).remove(key).at("write", &self.path)?;
+        self.forget(key, old.as_deref());
+        Ok(())
+    }
+
+    fn forget(&mut self, key: &[u8], old: Option<&[u8]>) {
+        let bytes = old.map_or(0, |old| key.len() + old.len());
+        self.live = self.live.saturating_sub(bytes as u64);
+    }
+
+    /// Drops what does not outlive a boot.
+    pub(super) fn end_boot(&mut self) -> Result<(), StoreError> {
+        for tree in Tree::OF_BOOT {
+            self.tree(tree).clear().at("write", &self.path)?;
+        }
+        self.live = 0;
+        for name in self.db.tree_names() {
+            let tree = self.db.open_tree(name).at("read", &self.path)?;
+            for entry in &tree {
+                let (key, value) = entry.at("read", &self.path)?;
+                self.live += (key.len() + value.len()) as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same content in a fresh file: sled's only grows.
+    pub(super) fn rebuild(&self, path: &Path) -> Result<Self, StoreError> {
+        let fresh = Self::open(path, self.live)?;
+        for name in self.db.tree_names() {
+            let from = self.db.open_tree(&name).at("read", &self.path)?;
+            let to = fresh.db.open_tree(&name).at("write", path)?;
+            for entry in &from {
+                let (key, value) = entry.at("read", &self.path)?;
+                to.insert(key, value).at("write", path)?;
+            }
+        }
+        Ok(Self { live: self.live, ..fresh })
+    }
+
     /// Writes everything to the file and closes it. Dropping `sled::Db` returns
     /// before its threads have let go of the file, so this waits until sled's
     /// own lock on it can be taken.
     pub(super) fn close(self) -> Result<(), StoreError> {
-        let Self { path, db, trees } = self;
+        let Self { path, db, trees, .. } = self;
         db.flush().at("write", &path)?;
         drop(trees);
         drop(db);

@@ -1,6 +1,6 @@
 //! Writing: a private copy of what is committed, changed, and published.
 
-use std::{ops::Deref, time::Duration};
+use std::{ops::Deref, path::Path, time::Duration};
 
 use crate::lease::{Attachment, Forwarding};
 
@@ -8,7 +8,8 @@ use super::{
     Lock, StoreError,
     database::Database,
     error::At,
-    generation::{self, Plan, open_base},
+    generation::open_base,
+    publish::{self, Plan},
     record::{self, SCHEMA, Tree},
     scratch::{self, Scratch},
     seal::Seal,
@@ -31,9 +32,16 @@ impl<'lock> Draft<'lock> {
     pub(super) fn begin(lock: &'lock mut Lock) -> Result<Self, StoreError> {
         let store = &lock.store;
         scratch::remove_leftovers(&store.dir)?;
-        let scratch = Scratch::writing(&store.dir)?;
-        let base = open_base(&store.dir, &store.boot, &scratch)?;
-        generation::remove_unlinked(&store.dir, &base.unlinked);
+        let mut scratch = Scratch::writing(&store.dir)?;
+        let mut base = open_base(&store.dir, &store.boot, &scratch)?;
+        if base.bloated {
+            // Where this fails, the disk may be full, the old file still serves.
+            match rebuild(&base.database, &store.dir) {
+                Ok(rebuilt) => (base.database, scratch) = rebuilt,
+                Err(e) => log::warn!("cannot rebuild the database: {e}"),
+            }
+        }
+        publish::remove_unlinked(&store.dir, &base.unlinked);
         let plan = Plan {
             number: base.next,
             base: base.number,
@@ -57,12 +65,20 @@ impl<'lock> Draft<'lock> {
             }
         }
         self.take_out(owner)?;
-        self.put(Tree::Attachment, &record::attachment_key(owner), record::forwarding(forwarding))?;
+        self.database_mut().put(
+            Tree::Attachment,
+            &record::attachment_key(owner),
+            &record::forwarding(forwarding),
+        )?;
         for lease in &forwarding.leases {
-            self.put(Tree::Port, &record::port_key(&lease.host), record::owner(owner))?;
+            self.database_mut().put(
+                Tree::Port,
+                &record::port_key(&lease.host),
+                &record::owner(owner),
+            )?;
         }
         for (tree, key) in index_keys(forwarding) {
-            self.put(tree, &key, record::stamp(SCHEMA, &[]))?;
+            self.database_mut().put(tree, &key, &record::stamp(SCHEMA, &[]))?;
         }
         Ok(())
     }
@@ -81,11 +97,12 @@ impl<'lock> Draft<'lock> {
             let (protocol, port) = (lease.host.protocol, lease.host.port);
             let key = record::port_prefix(protocol, port);
             if let Some(before) = self.view.released(protocol, port)? {
-                self.delete(Tree::ReleasedAt, &record::released_key(before, protocol, port))?;
+                self.database_mut()
+                    .delete(Tree::ReleasedAt, &record::released_key(before, protocol, port))?;
             }
-            self.put(Tree::Released, &key, record::released(released_at))?;
+            self.database_mut().put(Tree::Released, &key, &record::released(released_at))?;
             let key = record::released_key(released_at, protocol, port);
-            self.put(Tree::ReleasedAt, &key, record::stamp(SCHEMA, &[]))?;
+            self.database_mut().put(Tree::ReleasedAt, &key, &record::stamp(SCHEMA, &[]))?;
         }
         Ok(Some(forwarding))
     }
@@ -99,24 +116,26 @@ impl<'lock> Draft<'lock> {
         let old = database.tree(Tree::ReleasedAt).range(..end.as_slice()).keys();
         let old = old.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
         for key in old {
-            self.delete(Tree::ReleasedAt, &key)?;
-            self.delete(Tree::Released, &key[TIME..])?;
+            self.database_mut().delete(Tree::ReleasedAt, &key)?;
+            self.database_mut().delete(Tree::Released, &key[TIME..])?;
         }
         Ok(())
     }
 
     /// Makes this what the store holds. An error means that it does not, with
-    /// one exception: a disk that fails as it is synced, after the link moved.
+    /// one exception: a disk that fails as it is synced, after the link moved, in
+    /// the first commit of a boot.
     pub fn commit(mut self) -> Result<(), StoreError> {
         let database = self.view.database.take().expect("a draft has a database until here");
+        let live = database.live();
         database.close()?;
         let store = &self.lock.store;
         let new = self.scratch.path();
-        Seal::of(new, &store.boot)?.write(new)?;
+        Seal::of(new, &store.boot, live)?.write(new)?;
         if self.plan.durable {
             Seal::sync(new)?;
         }
-        generation::publish(&store.dir, new, &self.plan)
+        publish::publish(&store.dir, new, &self.plan)
     }
 
     /// Removes an attachment's record and everything that leads to it.
@@ -125,29 +144,21 @@ impl<'lock> Draft<'lock> {
             return Ok(None);
         };
         for lease in &forwarding.leases {
-            self.delete(Tree::Port, &record::port_key(&lease.host))?;
+            self.database_mut().delete(Tree::Port, &record::port_key(&lease.host))?;
         }
         for (tree, key) in index_keys(&forwarding) {
-            self.delete(tree, &key)?;
+            self.database_mut().delete(tree, &key)?;
         }
-        self.delete(Tree::Attachment, &record::attachment_key(owner))?;
+        self.database_mut().delete(Tree::Attachment, &record::attachment_key(owner))?;
         Ok(Some(forwarding))
-    }
-
-    fn put(&mut self, tree: Tree, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
-        let database = self.database();
-        database.tree(tree).insert(key, value).at("write", database.path())?;
-        Ok(())
-    }
-
-    fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
-        let database = self.database();
-        database.tree(tree).remove(key).at("write", database.path())?;
-        Ok(())
     }
 
     pub(super) fn database(&self) -> &Database {
         self.view.database.as_ref().expect("a draft has a database until it is committed")
+    }
+
+    fn database_mut(&mut self) -> &mut Database {
+        self.view.database.as_mut().expect("a draft has a database until it is committed")
     }
 }
 
@@ -157,6 +168,12 @@ impl Deref for Draft<'_> {
     fn deref(&self) -> &View {
         &self.view
     }
+}
+
+/// The same content in a fresh file, in a directory of its own.
+fn rebuild(database: &Database, dir: &Path) -> Result<(Database, Scratch), StoreError> {
+    let scratch = Scratch::writing(dir)?;
+    Ok((database.rebuild(scratch.path())?, scratch))
 }
 
 /// The keys under which the indexes name a forwarding's record.

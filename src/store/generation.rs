@@ -1,49 +1,36 @@
-//! Generations: which one to start from, and how a new one takes its place.
+//! Generations: which one to start from.
 //!
 //! In the boot that wrote it, the truth is `current`, else the generation
 //! before it. `durable` tells the boot: its target was fsynced whole, so no
 //! power cut tears its seal. In a later boot the truth is `durable`; what came
 //! after it was only ever about attachments, and is used only where its seal
-//! shows that it is whole and `durable` is not. Nothing that could be read some
-//! day is deleted: a damaged generation is renamed, and only by a writer that
-//! has something to put in its place.
+//! shows that it is whole and `durable` is not.
 
 use std::{
-    collections::BTreeSet,
     fs,
     io::ErrorKind,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
-use super::{
-    StoreError,
-    copy::copy,
-    database::Database,
-    error::At,
-    record::Tree,
-    scratch::Scratch,
-    seal::{self, Seal},
-};
+use super::{StoreError, copy::copy, database::Database, error::At, scratch::Scratch, seal::Seal};
 
 /// The link to the newest generation.
 pub(super) const CURRENT: &str = "current";
 /// The link to the newest generation that was fsynced whole.
 pub(super) const DURABLE: &str = "durable";
 
-const GENERATION: &str = "generation.";
-const DAMAGED: &str = "damaged.";
+pub(super) const GENERATION: &str = "generation.";
 
 /// Where a link leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
+pub(super) enum Link {
     Absent,
     To(u64),
     Broken,
 }
 
 impl Link {
-    fn read(dir: &Path, name: &str) -> Result<Self, StoreError> {
+    pub(super) fn read(dir: &Path, name: &str) -> Result<Self, StoreError> {
         let path = dir.join(name);
         match fs::read_link(&path) {
             Ok(target) => Ok(target.to_str().and_then(number).map_or(Self::Broken, Self::To)),
@@ -54,7 +41,7 @@ impl Link {
         }
     }
 
-    fn number(self) -> Option<u64> {
+    pub(super) fn number(self) -> Option<u64> {
         if let Self::To(number) = self { Some(number) } else { None }
     }
 }
@@ -73,6 +60,8 @@ pub(super) struct Base {
     pub(super) durable: bool,
     /// Generations that were never linked: their writers were killed.
     pub(super) unlinked: Vec<u64>,
+    /// Whether the database is due to be rebuilt.
+    pub(super) bloated: bool,
 }
 
 /// What there is in the directory.
@@ -147,19 +136,19 @@ impl Survey {
         let mut causes = Vec::new();
         let mut damaged = Vec::new();
         if self.current == Link::Absent && self.is_new() {
-            return Ok(Some(self.base(Database::open(scratch.path())?, None, damaged)));
+            return Ok(Some(self.base(Database::open(scratch.path(), 0)?, false, None, damaged)));
         }
         if self.current.number().is_none() {
             causes.push(StoreError::Link { path: dir.join(CURRENT) });
         }
         for &candidate in &self.candidates {
             match open(&path(dir, candidate), boot, self.is_of_boot, scratch) {
-                Ok(database) => {
+                Ok((database, bloated)) => {
                     for cause in &causes {
                         let from = path(dir, candidate);
                         log::error!("{cause}; going on from {}", from.display());
                     }
-                    return Ok(Some(self.base(database, Some(candidate), damaged)));
+                    return Ok(Some(self.base(database, bloated, Some(candidate), damaged)));
                 }
                 Err(e) if e.is_damage() => {
                     if Link::read(dir, CURRENT)? != self.current {
@@ -173,12 +162,18 @@ impl Survey {
         }
         if self.is_new() {
             scratch.clear()?;
-            return Ok(Some(self.base(Database::open(scratch.path())?, None, damaged)));
+            return Ok(Some(self.base(Database::open(scratch.path(), 0)?, false, None, damaged)));
         }
         Err(StoreError::Damaged { dir: dir.to_owned(), causes })
     }
 
-    fn base(&self, database: Database, number: Option<u64>, damaged: Vec<u64>) -> Base {
+    fn base(
+        &self,
+        database: Database,
+        bloated: bool,
+        number: Option<u64>,
+        damaged: Vec<u64>,
+    ) -> Base {
         let linked = self.current.number().or(number);
         let is_unlinked = |n: &u64| linked.is_none_or(|linked| *n > linked);
         Base {
@@ -188,6 +183,7 @@ impl Survey {
             next: self.next(),
             durable: !self.durable_is_of_boot,
             unlinked: self.numbers.iter().copied().filter(is_unlinked).collect(),
+            bloated,
         }
     }
 }
@@ -202,112 +198,28 @@ pub(super) fn open_base(dir: &Path, boot: &str, scratch: &Scratch) -> Result<Bas
     }
 }
 
-/// Opens a private copy of one generation.
+/// Opens a private copy of one generation; tells whether it is bloated.
 fn open(
     generation: &Path,
     boot: &str,
     must_be_of_boot: bool,
     scratch: &Scratch,
-) -> Result<Database, StoreError> {
+) -> Result<(Database, bool), StoreError> {
     scratch.clear()?;
     let seal = copy(generation, scratch.path())?;
     if must_be_of_boot && seal.boot != boot {
         return Err(StoreError::Boot { path: generation.to_owned() });
     }
-    let database = Database::open(scratch.path())?;
+    let mut database = Database::open(scratch.path(), seal.live)?;
     if seal.boot != boot {
-        for tree in Tree::OF_BOOT {
-            database.tree(tree).clear().at("write", scratch.path())?;
-        }
+        database.end_boot()?;
     }
-    Ok(database)
+    let bloated = seal.size() > database.reasonable_size();
+    Ok((database, bloated))
 }
 
-/// Makes a closed and sealed directory the current generation.
-///
-/// The damaged ones are set aside first: killed in between, this leaves a
-/// dangling link, which leads the next one back to the same base.
-pub(super) fn publish(dir: &Path, new: &Path, plan: &Plan) -> Result<(), StoreError> {
-    for number in &plan.damaged {
-        set_aside(dir, *number)?;
-    }
-    let generation = path(dir, plan.number);
-    fs::rename(new, &generation).at("rename", new)?;
-    if plan.durable {
-        seal::sync(dir)?;
-    }
-    if let Err(e) = link(dir, CURRENT, plan.number) {
-        // Not linked and not acknowledged: as if it had never been.
-        remove(&generation);
-        return Err(e);
-    }
-    if plan.durable {
-        seal::sync(dir)?;
-        link(dir, DURABLE, plan.number)?;
-        seal::sync(dir)?;
-    }
-    let mut kept: BTreeSet<u64> = plan.base.into_iter().collect();
-    kept.insert(plan.number);
-    kept.extend(Link::read(dir, DURABLE)?.number());
-    for number in numbers(dir)? {
-        if !kept.contains(&number) {
-            remove(&path(dir, number));
-        }
-    }
-    Ok(())
-}
-
-/// How a new generation takes its place.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) number: u64,
-    pub(super) base: Option<u64>,
-    pub(super) damaged: Vec<u64>,
-    pub(super) durable: bool,
-}
-
-/// Removes generations that no link ever led to.
-pub(super) fn remove_unlinked(dir: &Path, numbers: &[u64]) {
-    for number in numbers {
-        remove(&path(dir, *number));
-    }
-}
-
-/// A failure costs disk space and nothing else; the next commit tries again.
-fn remove(generation: &Path) {
-    if let Err(e) = fs::remove_dir_all(generation) {
-        log::warn!("cannot remove {}: {e}", generation.display());
-    }
-}
-
-fn link(dir: &Path, name: &str, number: u64) -> Result<(), StoreError> {
-    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
-    match fs::remove_file(&new) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).at("remove", &new),
-        _ => {}
-    }
-    symlink(format!("{GENERATION}{number}"), &new).at("create", &new)?;
-    fs::rename(&new, &path).at("replace", &path)
-}
-
-fn set_aside(dir: &Path, number: u64) -> Result<(), StoreError> {
-    let from = path(dir, number);
-    let mut to = dir.join(format!("{DAMAGED}{number}"));
-    let mut again = 1;
-    while to.symlink_metadata().is_ok() {
-        again += 1;
-        to = dir.join(format!("{DAMAGED}{number}.{again}"));
-    }
-    match fs::rename(&from, &to) {
-        // The link was dangling.
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        renamed => renamed.at("rename", &from)?,
-    }
-    log::error!("{} is damaged and was set aside as {}", from.display(), to.display());
-    Ok(())
-}
-
-fn path(dir: &Path, number: u64) -> PathBuf {
+/// Where a generation is.
+pub(super) fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{GENERATION}{number}"))
 }
 
@@ -318,7 +230,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// The numbers of all generations, the highest first; none without a directory.
-fn numbers(dir: &Path) -> Result<Vec<u64>, StoreError> {
+pub(super) fn numbers(dir: &Path) -> Result<Vec<u64>, StoreError> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.at("list", dir)?,

@@ -1,7 +1,7 @@
 //! The seal of a generation: when it was written, and what its files hold.
 //!
 //! ```text
-//! {"schema":1,"boot":"4b5c…","files":{"conf":{"length":34,"crc32":…},"db":{…}}}
+//! {"schema":1,"boot":"4b5c…","live":740,"files":{"conf":{"length":61,"crc32":…},"db":{…}}}
 //! ```
 //!
 //! A copy is checked against it, so a torn, truncated or overwritten generation
@@ -61,16 +61,18 @@ pub(super) struct Seal {
     schema: u32,
     /// The ID of the boot in which it was written.
     pub(super) boot: String,
+    /// The bytes of the keys and values in its database.
+    pub(super) live: u64,
     /// Its files, by their path inside the generation.
     pub(super) files: BTreeMap<PathBuf, Sum>,
 }
 
 impl Seal {
     /// Sums up the files of a directory whose database is closed.
-    pub(super) fn of(dir: &Path, boot: &str) -> Result<Self, StoreError> {
+    pub(super) fn of(dir: &Path, boot: &str, live: u64) -> Result<Self, StoreError> {
         let mut files = BTreeMap::new();
         sum_up(dir, Path::new(""), &mut files)?;
-        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), files })
+        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), live, files })
     }
 
     /// Reads and checks the seal of a generation.
@@ -102,6 +104,11 @@ impl Seal {
         };
         let inside = |path: &PathBuf| path.components().all(|c| matches!(c, Component::Normal(_)));
         if seal.files.keys().all(inside) { Ok(seal) } else { Err(StoreError::Seal { path }) }
+    }
+
+    /// The bytes of its files.
+    pub(super) fn size(&self) -> u64 {
+        self.files.values().map(|sum| sum.length).sum()
     }
 
     /// Writes the seal; from then on the directory is a generation.

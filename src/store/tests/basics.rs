@@ -128,3 +128,29 @@ fn dynamic_ports_cool_down_and_static_ones_do_not() {
     });
     assert_eq!(store.read().unwrap().released(Protocol::Tcp, port(8080)).unwrap(), None);
 }
+
+/// sled's file never shrinks, and is copied for every commit.
+#[test]
+fn a_file_that_has_become_too_large_is_rebuilt() {
+    const MANY: u16 = 800;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let name = |i: u16| format!("{i:064}");
+    commit(&store, |draft| {
+        (0..MANY).try_for_each(|i| draft.insert(&forwarding(&name(i), &[10_000 + i])))
+    });
+    let size = || store.dir.join("current/db").metadata().unwrap().len();
+    let full = size();
+    commit(&store, |draft| {
+        (10..MANY).try_for_each(|i| draft.remove(&owner(&name(i)), Duration::ZERO).map(drop))
+    });
+    let before = store.read().unwrap();
+    assert!(size() >= full);
+    commit(&store, |draft| draft.forget_released_before(Duration::from_secs(1)));
+    commit(&store, |_| Ok(()));
+    assert!(full > 1024 * 1024 && size() < 1024 * 1024, "{full} became {}", size());
+    let after = store.read().unwrap();
+    assert_eq!(after.forwardings().unwrap(), before.forwardings().unwrap());
+    let last = (lease(10_009).host, owner(&name(9)));
+    assert_eq!(after.holders(Protocol::Tcp, port(10_009)).unwrap(), [last]);
+}
