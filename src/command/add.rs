@@ -110,6 +110,8 @@ fn take(
         since: call.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         leases,
     };
+    // Ports that are not kept cool down like those of any other release.
+    draft.remove(&forwarding.attachment, call.since_boot)?;
     draft.insert(&forwarding)?;
     let longest = settings.groups.values().map(|group| group.cooldown).max().unwrap_or_default();
     draft.forget_released_before(call.since_boot.saturating_sub(longest))?;
