@@ -395,6 +395,38 @@ mod tests {
         });
     }
 
+    /// `cargo test --release costs -- --ignored --nocapture`
+    #[test]
+    #[ignore = "measures"]
+    fn costs() {
+        private(|| {
+            run("mount -t tmpfs none /tmp");
+            let lines: Vec<_> = (0..50_000u32)
+                .map(|n| {
+                    let client = Ipv4Addr::from(0x6440_0000 + n);
+                    format!(
+                        "-I -p udp -t 600 -s {client} -d 192.0.2.1 --sport 4000 --dport 5353 \
+                         -r 10.1.0.4 -q {client} --reply-port-src 53 --reply-port-dst 4000\n"
+                    )
+                })
+                .collect();
+            std::fs::write("/tmp/flows", lines.concat()).unwrap();
+            fill();
+            run("conntrack -R /tmp/flows");
+            let mut leases = vec![("192.0.2.2", 5353)];
+            leases.extend((6000..6020).map(|port| ("192.0.2.2", port)));
+            let time = |what: &str, leases: &[(&str, u16)]| {
+                let start = std::time::Instant::now();
+                let forgotten = forget_others(&forwarding(leases)).unwrap();
+                println!("{what}: {forgotten} forgotten in {:?}", start.elapsed());
+            };
+            time("50,000 flows, 1 port", &[("192.0.2.1", 5354)]);
+            time("50,000 flows, 8 ports", &leases[1..9]);
+            time("50,000 flows, 21 ports", &leases);
+            time("50,000 flows, all to one port", &[("", 5353)]);
+        });
+    }
+
     #[test]
     fn entries_without_their_parts_are_passed_over() {
         for body in [&[][..], &[2, 0, 0, 0], &[2, 0, 0, 0, 4, 0, 1, 0x80, 4, 0, 2, 0x80]] {

@@ -628,21 +628,26 @@ mod tests {
 
     #[test]
     fn nft_is_run_where_path_has_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
-        // Nothing there: the usual directories.
-        assert!(nat.program().unwrap().ends_with("nft"));
-        let script = directory.path().join("nft");
-        std::fs::write(&script, "#!/bin/sh\necho a line; echo >&2 'no rights'; exit 3\n").unwrap();
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
-        assert_ne!(nat.program().unwrap(), script, "it is not executable");
-        run(&format!("chmod +x {}", script.display()));
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
-        let error = nat.probe(&table(&snat())).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot check whether table inet portclaim_net can be written: nft: no rights (exit status: 3)"
-        );
+        // Alone in its process: a thread that forks meanwhile would hold the script
+        // open for writing, and it could not be run.
+        private(|| {
+            let directory = tempfile::tempdir().unwrap();
+            let mut nat = Nat::new(Some(directory.path().as_os_str()));
+            // Nothing there: the usual directories.
+            assert!(nat.program().unwrap().ends_with("nft"));
+            let script = directory.path().join("nft");
+            std::fs::write(&script, "#!/bin/sh\necho a line; echo >&2 'no rights'; exit 3\n")
+                .unwrap();
+            let mut nat = Nat::new(Some(directory.path().as_os_str()));
+            assert_ne!(nat.program().unwrap(), script, "it is not executable");
+            run(&format!("chmod +x {}", script.display()));
+            let mut nat = Nat::new(Some(directory.path().as_os_str()));
+            let error = nat.probe(&table(&snat())).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "cannot check whether table inet portclaim_net can be written: nft: no rights (exit status: 3)"
+            );
+        });
     }
 
     #[test]

@@ -28,6 +28,12 @@
 //!   connection hangs). `localhost` reaches the port by way of 127.0.0.1.
 //! - Conditions hold for what the host sends itself too, as portmap has it; a
 //!   match on the incoming link is never met there.
+//! - A connection that kube-proxy sent to an endpoint that is also forwarded to
+//!   here is masqueraded where ours would be. Without `masqAll` these are the
+//!   connections that could not work otherwise.
+//! - With `br_netfilter` the packets of a bridge name its ports, not the bridge:
+//!   siblings are not masqueraded then, and need not be, for the host sees the
+//!   replies.
 //! - nft 1.0.6 turns a JSON map with concatenated data into a set, without a
 //!   word; hence a pair of maps where one would do.
 
