@@ -45,8 +45,8 @@ pub struct Situation<'a> {
     pub attachment: &'a Attachment,
     /// What it holds already; kept where it can be.
     pub previous: &'a [Lease],
-    /// Dynamic ports on which host processes were seen to listen.
-    pub listening: &'a BTreeSet<HostPort>,
+    /// Ports that processes of the host were seen to use.
+    pub in_use: &'a BTreeSet<HostPort>,
     /// The time since boot.
     pub now: Duration,
 }
@@ -83,7 +83,7 @@ pub enum PlanError<E> {
 ///
 /// Static ports first, so that no dynamic one takes them. A dynamic request gets
 /// the port that it had before, else one drawn uniformly from those that are
-/// free, past their cool-down and not listened on; when none is left but ports
+/// free, past their cool-down and not used by the host; when none is left but ports
 /// that are cooling down, the one released longest ago.
 pub fn plan<L: Ledger>(
     requests: &[Request],
@@ -130,7 +130,7 @@ impl<L: Ledger> Plan<'_, L> {
 
     fn is_free(&self, host: HostPort) -> Result<bool, PlanError<L::Error>> {
         let is_taken = self.taken.iter().any(|taken| taken.conflicts_with(&host));
-        let is_free = !is_taken && !self.situation.listening.contains(&host);
+        let is_free = !is_taken && !self.situation.in_use.contains(&host);
         Ok(is_free && self.holder(host)?.is_none())
     }
 

@@ -10,7 +10,7 @@ mod route;
 mod sysctl;
 
 pub use conntrack::{forget_others, forget_own};
-pub use listener::is_listening;
+pub use listener::{is_in_use, is_listening};
 pub use route::link_to;
 pub use sysctl::{boot_id, enable_route_localnet, local_reserved_ports};
 

@@ -77,7 +77,7 @@ fn fixed(host_port: u16) -> Request {
     Request { host_port: Some(port(host_port)), ..dynamic(80) }
 }
 
-/// Plans with nothing held before and nothing listening.
+/// Plans with nothing held before and nothing in use.
 fn plan_for(
     owner: &str,
     requests: &[Request],
@@ -95,11 +95,11 @@ fn plan_after(
     book: &Book,
     seed: u64,
     previous: &[Lease],
-    listening: &BTreeSet<HostPort>,
+    in_use: &BTreeSet<HostPort>,
 ) -> Result<Vec<Lease>, PlanError<Infallible>> {
     let (ports, attachment) = (ports.parse().unwrap(), attachment(owner));
     let pool = Pool { group: "default", ports: &ports, cooldown: COOLDOWN };
-    let situation = Situation { attachment: &attachment, previous, listening, now: NOW };
+    let situation = Situation { attachment: &attachment, previous, in_use, now: NOW };
     plan(requests, pool, situation, book, &mut fastrand::Rng::with_seed(seed))
 }
 
@@ -194,11 +194,10 @@ fn a_repeated_request_keeps_its_port_also_while_it_cools_down() {
 }
 
 #[test]
-fn ports_with_a_listener_are_passed_over() {
-    let listening: BTreeSet<_> = [10, 11].map(|n| dynamic(1).on(port(n))).into();
+fn ports_that_the_host_uses_are_passed_over() {
+    let in_use: BTreeSet<_> = [10, 11].map(|n| dynamic(1).on(port(n))).into();
     for seed in 0..20 {
-        let leases =
-            plan_after("a", &[dynamic(1)], "10-12", &Book::default(), seed, &[], &listening);
+        let leases = plan_after("a", &[dynamic(1)], "10-12", &Book::default(), seed, &[], &in_use);
         assert_eq!(numbers(&leases.unwrap()), [12]);
     }
 }

@@ -139,8 +139,8 @@ fn pool_ports(settings: &Settings) -> Result<PortSet, Error> {
     Ok(ports.without(&host::local_reserved_ports()?.union(&node_ports)))
 }
 
-/// Plans until no port of the plan has a listener. Each round finds at least one
-/// more listening port, so there are at most as many rounds as ports.
+/// Plans until the host uses no port of the plan itself. Each round finds at least
+/// one more port that it uses, so there are at most as many rounds as ports.
 fn plan(
     call: &Call,
     settings: &Settings,
@@ -149,31 +149,28 @@ fn plan(
     previous: Option<&Forwarding>,
     draft: &View,
 ) -> Result<Vec<Lease>, Error> {
-    let mut listening = BTreeSet::new();
+    let mut in_use = BTreeSet::new();
     let mut rng = fastrand::Rng::new();
     loop {
         let situation = Situation {
             attachment: &wanted.attachment,
             previous: previous.map_or(&[], |previous| &previous.leases),
-            listening: &listening,
+            in_use: &in_use,
             now: call.since_boot,
         };
         let plan = allocator::plan(&wanted.requests, pool, situation, &Leases(draft), &mut rng);
         let leases = plan.map_err(|error| refusal(draft, error))?;
-        let known = listening.len();
+        let known = in_use.len();
         for lease in &leases {
-            let is_static = lease.group.is_none();
-            if is_static && settings.host_listeners == HostListeners::Shadow {
-                continue;
-            }
-            if host::is_listening(&lease.host)? {
-                if is_static {
+            match (&lease.group, settings.host_listeners) {
+                (Some(_), _) if host::is_in_use(&lease.host)? => _ = in_use.insert(lease.host),
+                (None, HostListeners::Refuse) if host::is_listening(&lease.host)? => {
                     return Err(Error::Listening(lease.host));
                 }
-                listening.insert(lease.host);
+                _ => {}
             }
         }
-        if listening.len() == known {
+        if in_use.len() == known {
             return Ok(leases);
         }
     }
@@ -265,11 +262,15 @@ fn carry_out(
     forwarding: &Forwarding,
 ) -> Result<(), Error> {
     match change {
-        Change::Elements { remove, add } => node.nat.change(table, remove, add)?,
-        Change::Table(forwardings) => {
-            log::info!("making table {} anew", table.name());
-            node.nat.rebuild(table, forwardings)?;
-        }
+        Change::Elements { remove, add } => match node.nat.change(table, remove, add) {
+            // A reload of the host's firewall came in between.
+            Err(_) if !node.nat.is_intact(table)? => {
+                let all = node.store.read()?.of_network(&forwarding.attachment.network)?;
+                rebuild(node, table, &all)?;
+            }
+            changed => changed?,
+        },
+        Change::Table(forwardings) => rebuild(node, table, forwardings)?,
     }
     // After the guard against 127.0.0.0/8 from outside is in place, not before.
     if let (true, Some(_), Some(link)) = (settings.snat, forwarding.container.v4, &forwarding.link)
@@ -283,6 +284,11 @@ fn carry_out(
     }
     publish::publish(&node.run_dir, forwarding)?;
     Ok(())
+}
+
+fn rebuild(node: &mut Node, table: &Table, forwardings: &[Forwarding]) -> Result<(), Error> {
+    log::info!("making table {} anew", table.name());
+    Ok(node.nat.rebuild(table, forwardings)?)
 }
 
 /// Puts back what was there before: files, kernel, then the store, so that the

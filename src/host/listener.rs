@@ -4,11 +4,19 @@
 //! once: the kernel knows best, no table has to be read, and other network
 //! namespaces do not matter.
 //!
-//! Limits: a TCP port that only an outgoing connection uses (one that the kernel
-//! picked from `ip_local_port_range`) counts as in use. What is bound a moment
-//! later is not known.
+//! A port that is in use may only be the near end of a connection that a process
+//! of the host has opened (a number that the kernel picked from
+//! `ip_local_port_range`). Forwarding does no harm to that, for connection
+//! tracking knows its packets, so there is a second question: whether somebody
+//! listens.
+//!
+//! Limits: what is bound a moment later is not known.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use rustix::{
     io::Errno,
@@ -19,12 +27,49 @@ use rustix::{
 };
 
 use super::HostError;
-use crate::lease::{HostAddress, HostPort, Protocol};
+use crate::lease::{HostAddress, HostPort, Port, Protocol};
+
+/// Whether a process waits for packets on the port, on an address that is meant:
+/// the port [`is_in_use`], and not only by connections to somewhere else.
+pub fn is_listening(port: &HostPort) -> Result<bool, HostError> {
+    if !is_in_use(port)? {
+        return Ok(false);
+    }
+    // States of `struct sock` as /proc shows them: TCP_LISTEN, and TCP_CLOSE,
+    // which is what a UDP socket without a peer is in.
+    let (tables, state) = match port.protocol {
+        Protocol::Tcp => (["tcp", "tcp6"], "0A"),
+        Protocol::Udp => (["udp", "udp6"], "07"),
+        Protocol::Sctp => return Ok(true),
+    };
+    for table in tables {
+        let path = PathBuf::from("/proc/net").join(table);
+        let sockets = match fs::read_to_string(&path) {
+            Ok(sockets) => sockets,
+            // A kernel without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(HostError::Read { path, source }),
+        };
+        if sockets.lines().skip(1).any(|line| is_socket_of(line, port.port, state)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a line of such a table is about a socket in this state on this port:
+/// `sl local_address:port rem_address:port st …`, the numbers in hexadecimal.
+fn is_socket_of(line: &str, port: Port, state: &str) -> bool {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local = fields.next().and_then(|local| local.rsplit_once(':'));
+    let number = local.and_then(|(_, number)| u16::from_str_radix(number, 16).ok());
+    number == Some(port.number()) && fields.nth(1) == Some(state)
+}
 
 /// Whether a process uses the port on an address that is meant. An address that
 /// the host does not have, a family or a protocol that the kernel does not know
 /// are used by nobody.
-pub fn is_listening(port: &HostPort) -> Result<bool, HostError> {
+pub fn is_in_use(port: &HostPort) -> Result<bool, HostError> {
     let (v4, v6) = match port.address {
         HostAddress::Any => (Some(Ipv4Addr::UNSPECIFIED), Some(Ipv6Addr::UNSPECIFIED)),
         HostAddress::AnyV4 => (Some(Ipv4Addr::UNSPECIFIED), None),
@@ -83,14 +128,15 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        lease::Port,
-        netlink::namespace::{private, run},
-    };
+    use crate::netlink::namespace::{private, run};
 
     fn used(protocol: Protocol, address: &str, port: u16) -> bool {
         let port = Port::new(port).unwrap();
-        is_listening(&HostPort { protocol, port, address: address.parse().unwrap() }).unwrap()
+        let port = HostPort { protocol, port, address: address.parse().unwrap() };
+        let in_use = is_in_use(&port).unwrap();
+        // Those who use a port in these tests listen on it, unless they say so.
+        assert_eq!(is_listening(&port).unwrap(), in_use);
+        in_use
     }
 
     const ADDRESSES: [&str; 7] = ["", "0.0.0.0", "::", "127.0.0.1", "127.0.0.2", "::1", "fe80::1"];
@@ -146,6 +192,26 @@ mod tests {
             drop((client, listener));
             assert!(run("ss -Htan state time-wait").contains(":80"));
             assert!(!used(Protocol::Tcp, "", 80));
+        });
+    }
+
+    /// A pod with host port 40000 must start also while the host happens to have
+    /// a connection to somewhere from its own port 40000.
+    #[test]
+    fn outgoing_connections_use_a_port_and_do_not_listen_on_it() {
+        private(|| {
+            let server = TcpListener::bind("127.0.0.1:80").unwrap();
+            let tcp = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            udp.connect("127.0.0.1:80").unwrap();
+            for (protocol, local) in
+                [(Protocol::Tcp, tcp.local_addr()), (Protocol::Udp, udp.local_addr())]
+            {
+                let port = Port::new(local.unwrap().port()).unwrap();
+                let port = HostPort { protocol, port, address: HostAddress::Any };
+                assert!(is_in_use(&port).unwrap(), "{port}");
+                assert!(!is_listening(&port).unwrap(), "{port}");
+            }
         });
     }
 }

@@ -4,6 +4,8 @@
 //! Keys are taken in any case, as Go's JSON does: containerd 1.x and 2.x write
 //! `HostPort` (go-cni's struct has no JSON tags). Other keys are ignored.
 
+use std::net::Ipv6Addr;
+
 use serde_json::{Map, Value};
 
 use super::Request;
@@ -73,6 +75,7 @@ pub fn parse_port_mappings(value: &Value) -> Result<Vec<Request>, MappingError> 
 
 const PROTOCOLS: &str = "tcp, udp or sctp is allowed";
 const ADDRESSES: &str = "an IPv4 or IPv6 address, or nothing for both families, is allowed";
+const LOOPBACK: &str = "of loopback addresses, those of IPv4 are allowed";
 const CONTAINER_PORTS: &str = "a number from 1 to 65535 is allowed";
 
 fn parse_entry(index: usize, entry: &Map<String, Value>) -> Result<Request, MappingError> {
@@ -109,7 +112,13 @@ fn parse_entry(index: usize, entry: &Map<String, Value>) -> Result<Request, Mapp
     };
     let address: HostAddress = match text("hostIP", ADDRESSES)? {
         "" => HostAddress::Any,
-        address => address.parse().map_err(|_| wrong("hostIP", &address.into(), ADDRESSES))?,
+        address => match address.parse() {
+            // The kernel drops the replies; there is no route_localnet for IPv6.
+            Ok(HostAddress::V6(Ipv6Addr::LOCALHOST)) => {
+                return Err(wrong("hostIP", &address.into(), LOOPBACK));
+            }
+            parsed => parsed.map_err(|_| wrong("hostIP", &address.into(), ADDRESSES))?,
+        },
     };
     let container_port = Port::new(number("containerPort", CONTAINER_PORTS)?)
         .ok_or_else(|| wrong("containerPort", &0.into(), CONTAINER_PORTS))?;
@@ -180,6 +189,10 @@ mod tests {
             (
                 json!({"containerPort": 80, "hostIP": "x"}),
                 "[0].hostIP is \"x\": an IPv4 or IPv6 address, or nothing for both families, is allowed",
+            ),
+            (
+                json!({"containerPort": 80, "hostIP": "::1"}),
+                "[0].hostIP is \"::1\": of loopback addresses, those of IPv4 are allowed",
             ),
             (json!({"containerPort": 80, "ContainerPort": 80}), "[0] has containerPort twice"),
         ] {
