@@ -1,13 +1,14 @@
 //! portclaim: a chained CNI plugin that gives containers host ports on demand.
 //!
-//! Data flows one way, and imports point down only (`layers` below keeps that true):
+//! Data flows one way, and imports point down only (a test keeps that true):
 //!
 //! ```text
 //! 4 edges    bin/portclaim, bin/portclaimctl
-//! 3 verbs    command                              joins effects; parses nothing
-//! 2 effects  store · nat::apply · host · publish  one kind of effect each
-//!            netlink                              the wire beneath nat and host
-//! 1 pure     cni · request · allocator · nat::ruleset
+//! 3 verbs    command                                      joins effects, parses nothing
+//! 2 effects  store · nat (apply) · host · publish · logger    one kind of effect each
+//!            netlink                                      the wire beneath nat and host
+//! 1 pure     allocator
+//!            cni · request · nat (ruleset, element, condition)
 //! 0 nouns    lease
 //! ```
 //!
@@ -17,6 +18,8 @@ pub mod allocator;
 pub mod cni;
 pub mod command;
 pub mod host;
+#[cfg(test)]
+mod layers;
 pub mod lease;
 pub mod logger;
 pub mod nat;

@@ -14,6 +14,10 @@ use portclaim::{
 use rustix::time::{ClockId, clock_gettime};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("--version") {
+        println!("portclaim {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     let environment = Environment::read(|name| std::env::var(name).ok());
     let call = read(environment);
     // The panic's own message goes to stderr, which the runtime keeps.

@@ -120,7 +120,7 @@ impl Error {
             Self::Config(ConfigError::Unsupported { .. } | ConfigError::NotYet { .. }) => {
                 (2, "change the configuration or the pod")
             }
-            Self::Environment(_) => (4, ""),
+            Self::Environment(_) => (4, "portclaim is a CNI plugin: a container runtime calls it"),
             Self::Store(
                 StoreError::Io { .. }
                 | StoreError::Database { .. }
@@ -129,7 +129,9 @@ impl Error {
             )
             | Self::Host(_)
             | Self::Publish(_) => (5, "check that the file system is there, writable and not full"),
-            Self::Config(ConfigError::Json(_) | ConfigError::TooLarge) => (6, ""),
+            Self::Config(ConfigError::Json(_) | ConfigError::TooLarge) => {
+                (6, "check what the runtime passes on stdin")
+            }
             Self::Config(_) | Self::Condition(_) | Self::Mapping(_) => {
                 (7, "change the network configuration or the port mappings")
             }
