@@ -1,1 +1,57 @@
-fn main() {}
+//! The plugin as runtimes see it: real processes, real traffic, in namespaces.
+//!
+//! Needs root, and makes namespaces of its own for everything: see `sandbox`.
+//! `cargo test --test integration -- forward::ptp` runs what has that in its name.
+
+// A test that cannot go on has failed, and the panic says where.
+#![allow(clippy::unwrap_used)]
+
+use std::{num::NonZero, thread};
+
+use libtest_mimic::{Arguments, Trial};
+
+mod boundary;
+mod chain;
+mod flow;
+mod forwarding;
+mod held;
+mod lease;
+mod namespace;
+mod node;
+mod protocol;
+mod publication;
+mod sandbox;
+mod sctp;
+mod traffic;
+mod upkeep;
+mod variation;
+
+fn main() {
+    sandbox::enter();
+    let trials = [
+        forwarding::trials(),
+        boundary::trials(),
+        flow::trials(),
+        variation::trials(),
+        protocol::trials(),
+        lease::trials(),
+        publication::trials(),
+        upkeep::trials(),
+    ];
+    let mut arguments = Arguments::from_args();
+    // Most of the time is spent waiting for answers that must not come.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    arguments.test_threads.get_or_insert(2 * cores);
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+}
+
+/// One trial for each test of an area; every test makes its own node.
+fn trials<const N: usize>(area: &str, tests: [(&str, fn()); N]) -> Vec<Trial> {
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(format!("{area}::{name}"), move || {
+            test();
+            Ok(())
+        })
+    };
+    tests.map(trial).into()
+}

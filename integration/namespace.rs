@@ -1,0 +1,118 @@
+//! A network namespace, and code and programs that run inside it.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::fd::AsFd as _,
+    panic,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A network namespace with a name under `/run/netns`; dropping it removes the
+/// name, and the kernel removes the rest once no process or socket is in it.
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// A new one with only `lo`, which is up. Its name begins with `role` and is
+    /// unique in the suite.
+    pub fn new(role: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{role}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        succeed(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self { name };
+        // Addresses are usable at once: nobody else is here to have the same.
+        namespace.sysctl("ipv6/conf/all/accept_dad", "0");
+        namespace.sysctl("ipv6/conf/default/accept_dad", "0");
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Its path, as in `CNI_NETNS`.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+
+    /// Its name, as `ip link set … netns` takes it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Moves the calling thread inside, for good.
+    pub fn join(&self) {
+        let file = File::open(self.path()).expect("a namespace has a file");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("root may enter a namespace");
+    }
+
+    /// Runs `f` on a thread inside. Sockets made there stay there.
+    pub fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            self.join();
+            f()
+        };
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|payload| panic::resume_unwind(payload))
+    }
+
+    /// Runs a program inside, with `stdin` as its input.
+    pub fn output(&self, command: &mut Command, stdin: &[u8]) -> Output {
+        self.enter(|| output(command, stdin))
+    }
+
+    /// Runs `ip` inside with one command line after the other.
+    pub fn ip(&self, lines: &str) {
+        let result = self.output(Command::new("ip").args(["-batch", "-"]), lines.as_bytes());
+        assert!(result.status.success(), "ip {lines}: {}", String::from_utf8_lossy(&result.stderr));
+    }
+
+    /// Runs `nft` inside on a text of commands and returns what it prints.
+    pub fn nft(&self, commands: &str) -> String {
+        let result = self.try_nft(commands);
+        result.unwrap_or_else(|error| panic!("nft {commands}: {error}"))
+    }
+
+    /// Runs `nft` inside on a text of commands that may fail.
+    pub fn try_nft(&self, commands: &str) -> Result<String, String> {
+        let result = self.output(Command::new("nft").args(["-f", "-"]), commands.as_bytes());
+        let text = |bytes| String::from_utf8(bytes).expect("nft speaks UTF-8");
+        if result.status.success() { Ok(text(result.stdout)) } else { Err(text(result.stderr)) }
+    }
+
+    /// Sets `/proc/sys/net/<key>` inside.
+    pub fn sysctl(&self, key: &str, value: &str) {
+        self.enter(|| {
+            let path = format!("/proc/sys/net/{key}");
+            fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+        });
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+    }
+}
+
+/// Runs a program where the calling thread is, with `stdin` as its input.
+pub fn output(command: &mut Command, stdin: &[u8]) -> Output {
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut pipe = child.stdin.take().expect("stdin is a pipe");
+    thread::scope(|scope| {
+        // A program may end without having read all of it.
+        scope.spawn(move || drop(pipe.write_all(stdin)));
+        child.wait_with_output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    })
+}
+
+fn succeed(command: &mut Command) {
+    let result = output(command, b"");
+    assert!(result.status.success(), "{command:?}: {}", String::from_utf8_lossy(&result.stderr));
+}
