@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fs,
     net::SocketAddrV4,
     path::Path,
     process::Command,
@@ -122,4 +123,15 @@ pub fn assert_nothing_held(node: &Node, network: &Network) {
     elements.remove("links");
     assert!(elements.is_empty(), "elements: {elements:?}");
     assert_eq!(Node::files(&node.run_dir()), [""; 0], "files");
+}
+
+/// Asserts that the database's folder has not grown: what killed processes leave
+/// is cleared away by later ones.
+#[track_caller]
+pub fn assert_tidy(node: &Node) {
+    let entries: Vec<_> = fs::read_dir(node.data_dir())
+        .expect("there is a database")
+        .map(|entry| entry.expect("it can be read").file_name())
+        .collect();
+    assert!(entries.len() <= 8, "{entries:?}");
 }

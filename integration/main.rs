@@ -12,6 +12,8 @@ use libtest_mimic::{Arguments, Trial};
 
 mod boundary;
 mod chain;
+mod concurrency;
+mod crash;
 mod flow;
 mod forwarding;
 mod held;
@@ -37,6 +39,8 @@ fn main() {
         lease::trials(),
         publication::trials(),
         upkeep::trials(),
+        concurrency::trials(),
+        crash::trials(),
     ];
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for answers that must not come.

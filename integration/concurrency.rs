@@ -1,0 +1,77 @@
+//! Many at once: a node that starts, or drains, all of its pods.
+
+use std::{collections::HashSet, thread};
+
+use libtest_mimic::Trial;
+use serde_json::json;
+
+use crate::{
+    chain::{Container, Network},
+    held::{assert_nothing_held, assert_tidy, forwarded, leases},
+    node::Node,
+};
+
+const CONTAINERS: u16 = 100;
+
+fn a_hundred_at_once() {
+    let node = Node::new(false);
+    // Twice as slow a machine as any should still be in time.
+    let network = Network::bridge("podnet", true).option("lockTimeout", json!("2m"));
+    let containers: Vec<_> =
+        (1..=CONTAINERS).map(|n| Container::on_paper(&format!("c{n}"), n)).collect();
+    let mappings = json!([
+        { "containerPort": 80 },
+        { "containerPort": 443, "hostPort": 0, "protocol": "tcp" },
+        { "containerPort": 5000, "protocol": "tcp" },
+    ]);
+    at_once(&containers, |container| {
+        network.add(&node, container, mappings.clone()).run(&node).succeeded();
+    });
+    let leases = leases(&node);
+    assert_eq!(leases.len(), usize::from(CONTAINERS) * 3);
+    let ports: HashSet<_> = leases.iter().map(|held| held.host_port).collect();
+    assert_eq!(ports.len(), leases.len(), "no port twice");
+    let holders: HashSet<_> = leases.iter().map(|held| &held.container).collect();
+    assert_eq!(holders.len(), containers.len());
+    let forwarded: HashSet<_> =
+        forwarded(&node, &network).into_keys().map(|(_, port)| port).collect();
+    assert_eq!(forwarded, ports, "the kernel's and the store's");
+    assert_tidy(&node);
+
+    at_once(&containers, |container| {
+        network.del(&node, container).run(&node).succeeded();
+    });
+    assert_nothing_held(&node, &network);
+    assert_tidy(&node);
+}
+
+fn one_port_has_one_owner() {
+    let node = Node::new(false);
+    let network = Network::bridge("podnet", true).option("lockTimeout", json!("1m"));
+    let containers: Vec<_> = (1..=12).map(|n| Container::on_paper(&format!("c{n}"), n)).collect();
+    let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
+    let won = at_once(&containers, |container| {
+        let outcome = network.add(&node, container, mappings.clone()).run(&node);
+        if !outcome.status.success() {
+            outcome.failed_with(100);
+        }
+        outcome.status.success()
+    });
+    assert_eq!(won.iter().filter(|won| **won).count(), 1, "{won:?}");
+    assert_eq!(leases(&node).len(), 1);
+}
+
+fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let threads: Vec<_> =
+            containers.iter().map(|container| scope.spawn(|| call(container))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("every call is right")).collect()
+    })
+}
+
+/// One trial for each.
+pub fn trials() -> Vec<Trial> {
+    let tests: [(&str, fn()); 2] =
+        [("a-hundred", a_hundred_at_once), ("one-owner", one_port_has_one_owner)];
+    crate::trials("concurrency", tests)
+}
