@@ -22,6 +22,7 @@ mod namespace;
 mod node;
 mod protocol;
 mod publication;
+mod readme;
 mod sandbox;
 mod sctp;
 mod traffic;
@@ -41,6 +42,7 @@ fn main() {
         upkeep::trials(),
         concurrency::trials(),
         crash::trials(),
+        readme::trials(),
     ];
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for answers that must not come.

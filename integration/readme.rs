@@ -1,0 +1,118 @@
+//! What the documentation says is tried: every command of the README is run,
+//! every configuration in it and in `conflist/` is given to the plugin.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+pub fn trials() -> Vec<Trial> {
+    crate::trials(
+        "readme",
+        [
+            ("commands_run", commands_run as fn()),
+            ("configurations_are_accepted", configurations_are_accepted),
+        ],
+    )
+}
+
+/// The text of the fenced blocks of this language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let blocks = readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.map(str::to_owned).collect()
+}
+
+/// A node as the README's reader has it: portclaim built in `dist`, one container
+/// on the network `mynet`. All of it in namespaces of its own.
+const NODE: &str = r#"
+set -euo pipefail
+for directory in /opt /etc/cni /usr/local/bin /run /var/lib; do
+    mkdir -p "$directory"
+    mount -t tmpfs tmpfs "$directory"
+done
+mkdir -p /run/work/dist
+cd /run/work
+ln -s "$PLUGIN" dist/portclaim
+ln -s "$CTL" dist/portclaimctl
+ln -s "$ROOT/conflist" conflist
+export CNI_CONTAINERID=abc CNI_NETNS=/run/netns/abc CNI_IFNAME=eth0
+CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{
+    "cniVersion": "1.0.0", "name": "mynet", "type": "portclaim",
+    "runtimeConfig": {"portMappings": [{"containerPort": 80}]},
+    "prevResult": {"ips": [{"address": "10.88.0.2/16"}]}
+}'
+"#;
+
+/// The scripts are run by `scripts/test` itself; everything else is run here, in
+/// the order in which it stands.
+fn commands_run() {
+    let commands: Vec<String> =
+        blocks("sh").iter().flat_map(|b| b.lines()).map(str::to_owned).collect();
+    let (scripts, commands): (Vec<_>, Vec<_>) =
+        commands.into_iter().partition(|line| line.starts_with("scripts/"));
+    assert!(scripts.len() >= 3 && commands.len() >= 8, "{scripts:?} {commands:?}");
+    for script in scripts {
+        let path = Path::new(ROOT).join(&script);
+        assert!(path.is_file(), "{script} is not there");
+    }
+    let lines = commands.iter().map(|line| format!("echo 'README: '{line:?} >&2\n{line}\n"));
+    let script = format!("{NODE}\n{}", lines.collect::<String>());
+    let output = Command::new("unshare")
+        .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(["bash", "-c", &script])
+        .env("PLUGIN", env!("CARGO_BIN_EXE_portclaim"))
+        .env("CTL", env!("CARGO_BIN_EXE_portclaimctl"))
+        .env("ROOT", ROOT)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("10.88.0.2:80"), "{text}");
+}
+
+/// The entries of type portclaim in a conflist, or the value itself.
+fn entries(value: &Value) -> Vec<Value> {
+    let plugins = value["plugins"].as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    plugins.into_iter().filter(|plugin| plugin["type"] == "portclaim").collect()
+}
+
+fn configurations_are_accepted() {
+    let conflists = fs::read_dir(Path::new(ROOT).join("conflist")).unwrap();
+    let files = conflists.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+    let texts: Vec<_> = files.chain(blocks("json")).collect();
+    assert!(texts.len() >= 3);
+    for text in texts {
+        let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let entries = entries(&value);
+        assert_eq!(entries.len(), 1, "{text}");
+        for mut entry in entries {
+            let dir = tempfile::tempdir().unwrap();
+            let keys = json!({
+                "cniVersion": "1.1.0",
+                "name": "mynet",
+                "dataDir": dir.path().join("data"),
+            });
+            entry.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            // STATUS reads every key, and asks nft whether it takes the rules.
+            let mut plugin = Command::new(env!("CARGO_BIN_EXE_portclaim"))
+                .env("CNI_COMMAND", "STATUS")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            serde_json::to_writer(plugin.stdin.take().unwrap(), &entry).unwrap();
+            let output = plugin.wait_with_output().unwrap();
+            let reply = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && reply.is_empty(), "{reply} for {text}");
+        }
+    }
+}
