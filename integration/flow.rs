@@ -79,6 +79,32 @@ fn flow_follows_the_port(network: &Network, br_netfilter: bool) {
     assert_answers(&flows, "first");
 }
 
+/// A port of one host address: the kernel's dump of flows to an IPv6 address, when
+/// it is asked for those only (`CTA_FILTER`, Linux 6.18), lacks just these, and a
+/// client kept reaching the deleted container.
+fn flow_follows_the_port_of_one_address(network: &Network, br_netfilter: bool) {
+    let node = Node::new(br_netfilter);
+    let [mut first, mut second] = ["first", "second"].map(Container::new);
+    let _servers = [&first, &second].map(|c| serve(c.namespace(), CONTAINER_PORT, &c.id));
+    let mappings: Value = Family::ALL
+        .map(|family| {
+            json!({ "hostPort": HOST_PORT, "containerPort": CONTAINER_PORT, "protocol": "udp",
+                    "hostIP": family.node() })
+        })
+        .into_iter()
+        .collect();
+    let flows: Vec<_> = Family::ALL
+        .map(|family| (family.name(), Flow::new(&node.outside, (family.node(), HOST_PORT).into())))
+        .into();
+    assert_silence(&flows);
+    network.attach(&node, &mut first, mappings.clone()).succeeded();
+    assert_answers(&flows, "first");
+    network.del(&node, &first).run(&node).succeeded();
+    assert_silence(&flows);
+    network.attach(&node, &mut second, mappings).succeeded();
+    assert_answers(&flows, "second");
+}
+
 /// One trial for each chain and switch.
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -96,6 +122,7 @@ pub fn trials() -> Vec<Trial> {
             };
             add("before-add", flow_from_before_add_reaches_the_container);
             add("after-del", flow_follows_the_port);
+            add("one-address", flow_follows_the_port_of_one_address);
         }
     }
     trials

@@ -1,6 +1,6 @@
 //! The files that tell a container its ports.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
@@ -83,6 +83,22 @@ fn a_containers_files() {
     assert!(!folder.exists());
 }
 
+/// Whoever may read the database knows every pod's ports; a pod reads its own only.
+fn who_may_read() {
+    let node = Node::new(false);
+    let web = Container::on_paper("web", 2);
+    let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
+    network().add(&node, &web, mappings).run(&node).succeeded();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&node.data_dir()) & 0o077, 0, "the database is closed");
+    let folder = node.run_dir().join("containers/web");
+    for file in ["ports.json", "ports.env"] {
+        assert_eq!(mode(&folder.join(file)) & 0o444, 0o444, "{file} can be read");
+        assert_eq!(mode(&folder.join(file)) & 0o022, 0, "{file} cannot be written");
+    }
+    assert_eq!(mode(&folder) & 0o777, 0o755, "a container's user may not be root");
+}
+
 /// A name with dots and slashes is nobody's folder.
 fn hostile_names() {
     let node = Node::new(false);
@@ -107,7 +123,8 @@ fn hostile_names() {
 
 /// One trial for each kind of owner.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
+        ("who-may-read", who_may_read),
         ("pod", a_pods_files),
         ("container", a_containers_files),
         ("hostile-names", hostile_names),

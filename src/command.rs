@@ -28,7 +28,7 @@ use crate::{
     host,
     lease::{Attachment, NetworkName},
     logger,
-    nat::{self, Nat, Table},
+    nat::{self, Nat},
     store::Store,
 };
 
@@ -149,15 +149,16 @@ fn attachment(call: &Call, network: &NetworkName) -> Result<Attachment, Error> {
     })
 }
 
-/// The network's table with everything the configuration says about it.
-fn table(config: &Config, settings: &Settings) -> Result<Table, Error> {
-    let options = nat::Options {
+/// What the configuration says about the network's table. The lineage of the
+/// store is to be added.
+fn options(settings: &Settings) -> Result<nat::Options, Error> {
+    Ok(nat::Options {
         snat: settings.snat,
         masq_all: settings.masq_all,
         conditions_v4: nat::condition::parse_v4(&settings.conditions_v4)?,
         conditions_v6: nat::condition::parse_v6(&settings.conditions_v6)?,
-    };
-    Ok(Table::new(&config.network, &options))
+        lineage: 0,
+    })
 }
 
 /// Annotations and claims ask for ports in ways that this version does not know.

@@ -34,7 +34,7 @@ fn read(environment: Environment) -> Call {
     let limit = STDIN_LIMIT as u64 + 1;
     _ = io::stdin().take(limit).read_to_end(&mut stdin);
     let boot = clock_gettime(ClockId::Boottime);
-    let since_boot = Duration::from_secs(u64::try_from(boot.tv_sec).unwrap_or_default());
+    let since_boot = Duration::try_from(boot).unwrap_or_default();
     Call { environment, path: std::env::var_os("PATH"), stdin, now: SystemTime::now(), since_boot }
 }
 

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeSet, time::UNIX_EPOCH};
 
-use super::{Call, Error, Node, attachment, refuse_other_sources, release, table};
+use super::{Call, Error, Node, attachment, options, refuse_other_sources, release};
 use crate::{
     allocator::{self, Ledger, PlanError, Pool, Situation},
     cni::{Config, config::HostListeners, config::Settings},
@@ -18,7 +18,7 @@ use crate::{
         Attachment, ContainerAddresses, Forwarding, HostPort, InterfaceName, Lease, Port, PortSet,
         Protocol,
     },
-    nat::{Element, Table, elements},
+    nat::{self, Element, Table, elements},
     publish,
     request::{Request, parse_port_mappings},
     store::{Draft, Lock, StoreError, View},
@@ -32,7 +32,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
     for key in config.unknown_keys() {
         log::warn!("key {key:?} of network {} is not known and has no effect", config.network);
     }
-    let table = table(config, &settings)?;
+    let options = options(&settings)?;
     let result = config.prev_result()?;
     refuse_other_sources(config)?;
     let requests = match config.runtime_config("portMappings")? {
@@ -45,7 +45,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
         let container = result.container_addresses(&attachment.interface);
         refuse_unreachable(&requests, &container, &attachment.interface)?;
         let wanted = Wanted { attachment, container, requests, link: link_to(&container)? };
-        take(call, node, &settings, &table, &wanted)?;
+        take(call, node, &settings, options, &wanted)?;
     }
     Ok(result.to_json(config.version))
 }
@@ -91,13 +91,15 @@ fn take(
     call: &Call,
     node: &mut Node,
     settings: &Settings,
-    table: &Table,
+    mut options: nat::Options,
     wanted: &Wanted,
 ) -> Result<(), Error> {
     let pool_ports = pool_ports(settings)?;
     let group = &settings.groups[&settings.default_group];
     let mut lock = node.store.lock(settings.lock_timeout)?;
     let mut draft = lock.begin()?;
+    options.lineage = draft.lineage();
+    let table = Table::new(&wanted.attachment.network, &options);
     let previous = draft.forwarding(&wanted.attachment)?;
     let pool =
         Pool { group: &settings.default_group, ports: &pool_ports, cooldown: group.cooldown };
@@ -115,11 +117,12 @@ fn take(
     draft.insert(&forwarding)?;
     let longest = settings.groups.values().map(|group| group.cooldown).max().unwrap_or_default();
     draft.forget_released_before(call.since_boot.saturating_sub(longest))?;
-    let change = Change::compute(node, table, &draft, previous.as_ref(), &forwarding)?;
+    let change = Change::compute(node, &table, &draft, previous.as_ref(), &forwarding)?;
     draft.commit()?;
-    let done = carry_out(node, settings, table, &change, &forwarding);
+    let done = carry_out(node, settings, &table, &change, &forwarding);
     if let Err(error) = done {
-        if let Err(undo) = take_back(call, node, table, &mut lock, previous.as_ref(), &forwarding) {
+        if let Err(undo) = take_back(call, node, &table, &mut lock, previous.as_ref(), &forwarding)
+        {
             log::error!("cannot take back what ADD has done: {}", undo.with_causes());
         }
         return Err(error);

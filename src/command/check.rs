@@ -1,29 +1,32 @@
 //! CHECK: compare what is asked for with the store, and the store with the
 //! kernel, element by element. Reads only, without the lock.
 
-use super::{Call, Error, Node, attachment, table};
+use super::{Call, Error, Node, attachment, options};
 use crate::{
     cni::Config,
     lease::{Forwarding, Lease},
-    nat::elements,
+    nat::{Table, elements},
     request::{Request, parse_port_mappings},
 };
 
 pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(), Error> {
     call.environment.require_netns()?;
     let attachment = attachment(call, &config.network)?;
-    let table = table(config, &config.settings()?)?;
+    let mut options = options(&config.settings()?)?;
     let result = config.prev_result()?;
     let requests = match config.runtime_config("portMappings")? {
         Some(mappings) => parse_port_mappings(&mappings)?,
         None => Vec::new(),
     };
-    let held = node.store.read()?.forwarding(&attachment)?;
+    let leases = node.store.read()?;
+    options.lineage = leases.lineage();
+    let held = leases.forwarding(&attachment)?;
     let mut differences = unserved(&requests, held.as_ref());
     if let Some(forwarding) = &held {
         if forwarding.container != result.container_addresses(&attachment.interface) {
             differences.push("the container's addresses are not those of ADD".to_owned());
         }
+        let table = Table::new(&config.network, &options);
         let found = node.nat.check(&table, &elements(forwarding))?;
         differences.extend(found.iter().map(ToString::to_string));
     }

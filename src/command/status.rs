@@ -1,8 +1,8 @@
 //! STATUS: whether ADD could work. A full pool is not a reason to say no: the
 //! runtime would take the whole node out of service.
 
-use super::{Error, Node, table};
-use crate::cni::Config;
+use super::{Error, Node, options};
+use crate::{cni::Config, nat::Table};
 
 pub(super) fn status(config: &Config, node: &mut Node) -> Result<(), Error> {
     probe(config, node).map_err(|error| Error::Unavailable(Box::new(error)))
@@ -10,12 +10,12 @@ pub(super) fn status(config: &Config, node: &mut Node) -> Result<(), Error> {
 
 fn probe(config: &Config, node: &mut Node) -> Result<(), Error> {
     let settings = config.settings()?;
-    let table = table(config, &settings)?;
+    let options = options(&settings)?;
     // Reading copies a generation, so it also finds a full or read-only disk.
     if node.store.exists()? {
         node.store.read()?;
     } else {
         node.store.lock(settings.lock_timeout)?;
     }
-    Ok(node.nat.probe(&table)?)
+    Ok(node.nat.probe(&Table::new(&config.network, &options))?)
 }

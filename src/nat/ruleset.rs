@@ -77,6 +77,9 @@ pub struct Options {
     pub conditions_v4: Vec<Condition>,
     /// What must hold, besides, for IPv6 packets to be forwarded.
     pub conditions_v6: Vec<Condition>,
+    /// A number that changes when what the table holds is no longer to be
+    /// trusted: a table made under another one is not intact.
+    pub lineage: u64,
 }
 
 /// The table of one network, without its elements.
@@ -102,7 +105,7 @@ impl Table {
         let name = name(network.as_str());
         let mut rules = rules(options);
         let unmarked = Self { name, rules: rules.clone() };
-        let fingerprint = fingerprint(&unmarked);
+        let fingerprint = fingerprint(&unmarked, options.lineage);
         for rule in &mut rules {
             rule.comment = format!("{}; ruleset {fingerprint}", rule.comment);
         }
@@ -340,10 +343,10 @@ fn name(network: &str) -> String {
     format!("{}{hash}", &name[..NAME_LENGTH - hash.len()])
 }
 
-/// Changes with everything that is static in a table.
-fn fingerprint(table: &Table) -> String {
+/// Changes with everything that is static in a table, and with the lineage.
+fn fingerprint(table: &Table, lineage: u64) -> String {
     let objects = serde_json::to_vec(&table.objects()).expect("nftables objects are JSON");
-    let text = [LAYOUT.as_bytes(), &objects].concat();
+    let text = [LAYOUT.as_bytes(), &lineage.to_be_bytes(), &objects].concat();
     format!("{:016x}", hash(&text))
 }
 

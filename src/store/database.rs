@@ -32,12 +32,13 @@ pub(super) struct Database {
     trees: Vec<sled::Tree>,
     /// The bytes of all keys and values.
     live: u64,
+    lineage: u64,
 }
 
 impl Database {
     /// Opens the database in the directory, or makes a new one there, in which
     /// that many bytes are known to live.
-    pub(super) fn open(path: &Path, live: u64) -> Result<Self, StoreError> {
+    pub(super) fn open(path: &Path, live: u64, lineage: u64) -> Result<Self, StoreError> {
         let config = sled::Config::new()
             .path(path)
             .segment_size(SEGMENT_SIZE)
@@ -61,7 +62,7 @@ impl Database {
                 return Err(StoreError::Panicked { path: path.to_owned(), message });
             }
         };
-        let mut database = Self { path: path.to_owned(), db, trees, live };
+        let mut database = Self { path: path.to_owned(), db, trees, live, lineage };
         match database.tree(Tree::Meta).get(SCHEMA_KEY).at("read", path)? {
             Some(stamp) => drop(record::unstamp(Tree::Meta, SCHEMA_KEY, &stamp)?),
             None if database.db.was_recovered() => {
@@ -85,6 +86,16 @@ impl Database {
     /// The bytes of all keys and values.
     pub(super) fn live(&self) -> u64 {
         self.live
+    }
+
+    /// What the content descends from: see `View::lineage`.
+    pub(super) fn lineage(&self) -> u64 {
+        self.lineage
+    }
+
+    /// Begins another lineage: the content no longer follows what came before.
+    pub(super) fn begin_lineage(&mut self) {
+        self.lineage = fastrand::u64(..);
     }
 
     /// Up to how many bytes of files are as they should be. sled's file never
@@ -134,7 +145,7 @@ impl Database {
 
     /// The same content in a fresh file: sled's only grows.
     pub(super) fn rebuild(&self, path: &Path) -> Result<Self, StoreError> {
-        let fresh = Self::open(path, self.live)?;
+        let fresh = Self::open(path, self.live, self.lineage)?;
         for name in self.db.tree_names() {
             let from = self.db.open_tree(&name).at("read", &self.path)?;
             let to = fresh.db.open_tree(&name).at("write", path)?;

@@ -41,6 +41,9 @@ impl<'lock> Draft<'lock> {
                 Err(e) => log::warn!("cannot rebuild the database: {e}"),
             }
         }
+        if !base.damaged.is_empty() {
+            base.database.begin_lineage();
+        }
         publish::remove_unlinked(&store.dir, &base.unlinked);
         let plan = Plan {
             number: base.next,
@@ -112,8 +115,8 @@ impl<'lock> Draft<'lock> {
     pub fn forget_released_before(&mut self, time: Duration) -> Result<(), StoreError> {
         const TIME: usize = size_of::<u64>();
         let database = self.database();
-        let end = time.as_secs().to_be_bytes();
-        let old = database.tree(Tree::ReleasedAt).range(..end.as_slice()).keys();
+        let end = record::released_at(time);
+        let old = database.tree(Tree::ReleasedAt).range(..end).keys();
         let old = old.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
         for key in old {
             self.database_mut().delete(Tree::ReleasedAt, &key)?;
@@ -127,11 +130,11 @@ impl<'lock> Draft<'lock> {
     /// the first commit of a boot.
     pub fn commit(mut self) -> Result<(), StoreError> {
         let database = self.view.database.take().expect("a draft has a database until here");
-        let live = database.live();
+        let (live, lineage) = (database.live(), database.lineage());
         database.close()?;
         let store = &self.lock.store;
         let new = self.scratch.path();
-        Seal::of(new, &store.boot, live)?.write(new)?;
+        Seal::of(new, &store.boot, live, lineage)?.write(new)?;
         if self.plan.durable {
             Seal::sync(new)?;
         }

@@ -136,7 +136,7 @@ impl Survey {
         let mut causes = Vec::new();
         let mut damaged = Vec::new();
         if self.current == Link::Absent && self.is_new() {
-            return Ok(Some(self.base(Database::open(scratch.path(), 0)?, false, None, damaged)));
+            return Ok(Some(self.base(fresh(scratch)?, false, None, damaged)));
         }
         if self.current.number().is_none() {
             causes.push(StoreError::Link { path: dir.join(CURRENT) });
@@ -162,7 +162,7 @@ impl Survey {
         }
         if self.is_new() {
             scratch.clear()?;
-            return Ok(Some(self.base(Database::open(scratch.path(), 0)?, false, None, damaged)));
+            return Ok(Some(self.base(fresh(scratch)?, false, None, damaged)));
         }
         Err(StoreError::Damaged { dir: dir.to_owned(), causes })
     }
@@ -198,6 +198,13 @@ pub(super) fn open_base(dir: &Path, boot: &str, scratch: &Scratch) -> Result<Bas
     }
 }
 
+/// An empty database, which descends from nothing.
+fn fresh(scratch: &Scratch) -> Result<Database, StoreError> {
+    let mut database = Database::open(scratch.path(), 0, 0)?;
+    database.begin_lineage();
+    Ok(database)
+}
+
 /// Opens a private copy of one generation; tells whether it is bloated.
 fn open(
     generation: &Path,
@@ -210,7 +217,7 @@ fn open(
     if must_be_of_boot && seal.boot != boot {
         return Err(StoreError::Boot { path: generation.to_owned() });
     }
-    let mut database = Database::open(scratch.path(), seal.live)?;
+    let mut database = Database::open(scratch.path(), seal.live, seal.lineage)?;
     if seal.boot != boot {
         database.end_boot()?;
     }

@@ -8,8 +8,8 @@
 //! network      network 0 container 0 interface              1
 //! address      network 0 address 0 container 0 interface    1
 //! link         network 0 link 0 container 0 interface       1
-//! released     protocol, port (2)                           1 0 seconds since boot
-//! released-at  seconds since boot (8), protocol, port (2)   1
+//! released     protocol, port (2)                           1 0 milliseconds since boot
+//! released-at  milliseconds since boot (8), protocol, port (2)   1
 //! meta         schema                                       1
 //! ```
 //!
@@ -142,9 +142,19 @@ pub(super) fn read_port_key(key: &[u8]) -> Option<HostPort> {
     Some(HostPort { protocol, port, address })
 }
 
+/// What the keys of all releases at this time begin with.
+pub(super) fn released_at(at: Duration) -> [u8; 8] {
+    milliseconds(at).to_be_bytes()
+}
+
+/// The time since boot does not reach the limit in half a billion years.
+fn milliseconds(at: Duration) -> u64 {
+    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The key of a release, by its time.
 pub(super) fn released_key(at: Duration, protocol: Protocol, port: Port) -> Vec<u8> {
-    [at.as_secs().to_be_bytes().as_slice(), &port_prefix(protocol, port)].concat()
+    [released_at(at).as_slice(), &port_prefix(protocol, port)].concat()
 }
 
 /// A value: the schema, and what comes after it.
@@ -193,14 +203,14 @@ pub(super) fn read_owner(key: &[u8], value: &[u8]) -> Result<Attachment, StoreEr
 
 /// The value of the index of releases.
 pub(super) fn released(at: Duration) -> Vec<u8> {
-    stamp(SCHEMA, &[&at.as_secs().to_string()])
+    stamp(SCHEMA, &[&milliseconds(at).to_string()])
 }
 
 /// The time of such a value.
 pub(super) fn read_released(key: &[u8], value: &[u8]) -> Result<Duration, StoreError> {
     let parts = unstamp(Tree::Released, key, value)?;
-    let seconds = parts.first().and_then(|seconds| seconds.parse().ok());
-    seconds.map(Duration::from_secs).ok_or_else(|| damaged(Tree::Released, key))
+    let time = parts.first().and_then(|time| time.parse().ok());
+    time.map(Duration::from_millis).ok_or_else(|| damaged(Tree::Released, key))
 }
 
 /// The record of an attachment.

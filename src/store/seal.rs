@@ -1,7 +1,7 @@
 //! The seal of a generation: when it was written, and what its files hold.
 //!
 //! ```text
-//! {"schema":1,"boot":"4b5c…","live":740,"files":{"conf":{"length":61,"crc32":…},"db":{…}}}
+//! {"schema":1,"boot":"4b5c…","live":740,"lineage":…,"files":{"conf":{"length":61,"crc32":…},"db":{…}}}
 //! ```
 //!
 //! A copy is checked against it, so a torn, truncated or overwritten generation
@@ -63,16 +63,18 @@ pub(super) struct Seal {
     pub(super) boot: String,
     /// The bytes of the keys and values in its database.
     pub(super) live: u64,
+    /// What it descends from: see `View::lineage`.
+    pub(super) lineage: u64,
     /// Its files, by their path inside the generation.
     pub(super) files: BTreeMap<PathBuf, Sum>,
 }
 
 impl Seal {
     /// Sums up the files of a directory whose database is closed.
-    pub(super) fn of(dir: &Path, boot: &str, live: u64) -> Result<Self, StoreError> {
+    pub(super) fn of(dir: &Path, boot: &str, live: u64, lineage: u64) -> Result<Self, StoreError> {
         let mut files = BTreeMap::new();
         sum_up(dir, Path::new(""), &mut files)?;
-        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), live, files })
+        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), live, lineage, files })
     }
 
     /// Reads and checks the seal of a generation.

@@ -21,6 +21,15 @@ pub struct View {
 }
 
 impl View {
+    /// A number that stays the same from commit to commit, and is another one
+    /// where the store has lost commits: after it fell back to an older
+    /// generation, or began anew. What was made in the kernel under another
+    /// lineage may be about leases that nobody knows of any more.
+    #[must_use]
+    pub fn lineage(&self) -> u64 {
+        self.database.as_ref().map_or(0, Database::lineage)
+    }
+
     /// What the attachment holds.
     pub fn forwarding(&self, owner: &Attachment) -> Result<Option<Forwarding>, StoreError> {
         self.forwarding_at(&record::attachment_key(owner))
@@ -66,7 +75,7 @@ impl View {
     }
 
     /// When a dynamic port was last given back, as time since boot
-    /// (`CLOCK_BOOTTIME`) in whole seconds; none once that was forgotten.
+    /// (`CLOCK_BOOTTIME`) in whole milliseconds; none once that was forgotten.
     pub fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, StoreError> {
         let key = record::port_prefix(protocol, port);
         let value = self.get(Tree::Released, &key)?;
