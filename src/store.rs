@@ -45,9 +45,9 @@ mod tests;
 mod view;
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, Permissions},
     io::ErrorKind,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -65,6 +65,7 @@ use error::At;
 pub struct Store {
     dir: PathBuf,
     boot: String,
+    spare: Option<PathBuf>,
 }
 
 impl Store {
@@ -72,7 +73,14 @@ impl Store {
     /// ID (`/proc/sys/kernel/random/boot_id`). Touches nothing.
     #[must_use]
     pub fn new(dir: PathBuf, boot_id: String) -> Self {
-        Self { dir, boot: boot_id }
+        Self { dir, boot: boot_id, spare: None }
+    }
+
+    /// Names a directory that readers copy to where the store's own takes nothing
+    /// more, because its disk is full or read-only. It is created when needed.
+    #[must_use]
+    pub fn with_spare(self, spare: PathBuf) -> Self {
+        Self { spare: Some(spare), ..self }
     }
 
     /// Whether anything was ever committed here. DEL on a node that never held
@@ -103,13 +111,22 @@ impl Store {
     }
 }
 
-/// Creates the directory for root only, and the ones above it as usual.
+/// Creates the directory for root only, and the ones above it as usual. One that
+/// is there is closed to all but root and those of its group that may read.
 fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    const OTHERS: u32 = 0o027;
     if let Some(parent) = dir.parent() {
         fs::create_dir_all(parent).at("create", parent)?;
     }
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        created => created.at("create", dir),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        created => return created.at("create", dir),
     }
+    let mode = fs::metadata(dir).at("look at", dir)?.permissions().mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        let closed = mode & !OTHERS;
+        log::warn!("{} was open to others: its mode is now {closed:o}", dir.display());
+        fs::set_permissions(dir, Permissions::from_mode(closed)).at("close", dir)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Writing: a private copy of what is committed, changed, and published.
 
-use std::{ops::Deref, path::Path, time::Duration};
+use std::{io, ops::Deref, path::Path, time::Duration};
 
 use crate::lease::{Attachment, Forwarding};
 
@@ -15,6 +15,9 @@ use super::{
     seal::Seal,
     view::View,
 };
+
+/// How much room there should be, in bytes, for what a commit adds to the copy.
+const HEADROOM: u64 = 256 * 1024;
 
 /// What is to be committed. Dropped without a commit, it leaves nothing behind;
 /// after an error of `insert` other than a conflict, of `remove` or of
@@ -33,7 +36,16 @@ impl<'lock> Draft<'lock> {
         let store = &lock.store;
         scratch::remove_leftovers(&store.dir)?;
         let mut scratch = Scratch::writing(&store.dir)?;
-        let mut base = open_base(&store.dir, &store.boot, &scratch)?;
+        let mut base = match open_base(&store.dir, &store.boot, &scratch) {
+            Err(e) if e.takes_no_more() => {
+                publish::make_room(&store.dir)?;
+                open_base(&store.dir, &store.boot, &scratch)?
+            }
+            opened => opened?,
+        };
+        if available(&store.dir)? < HEADROOM {
+            publish::make_room(&store.dir)?;
+        }
         if base.bloated {
             // Where this fails, the disk may be full, the old file still serves.
             match rebuild(&base.database, &store.dir) {
@@ -179,6 +191,12 @@ fn rebuild(database: &Database, dir: &Path) -> Result<(Database, Scratch), Store
     Ok((database.rebuild(scratch.path())?, scratch))
 }
 
+/// The bytes that the file system of a directory still takes.
+fn available(dir: &Path) -> Result<u64, StoreError> {
+    let stat = rustix::fs::statvfs(dir).map_err(io::Error::from).at("look at", dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// The keys under which the indexes name a forwarding's record.
 fn index_keys(forwarding: &Forwarding) -> Vec<(Tree, Vec<u8>)> {
     let Attachment { network, container, interface } = &forwarding.attachment;
@@ -188,6 +206,11 @@ fn index_keys(forwarding: &Forwarding) -> Vec<(Tree, Vec<u8>)> {
     for address in forwarding.container.iter() {
         let address = address.to_string();
         keys.push((Tree::Address, record::key([network, &address, container, interface])));
+    }
+    if let Some(pod) = &forwarding.pod {
+        let (namespace, name) = (pod.namespace.as_str(), pod.name.as_str());
+        let key = record::key([namespace, name, container, interface, network]);
+        keys.push((Tree::Pod, key));
     }
     if let Some(link) = &forwarding.link {
         keys.push((Tree::Link, record::key([network, link.as_str(), container, interface])));

@@ -110,6 +110,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the disk is full or may not be written to.
+    #[must_use]
+    pub fn takes_no_more(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let full = [QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+    }
+
     /// Whether it is the generation that is at fault, and an older one may do.
     pub(super) fn is_damage(&self) -> bool {
         match self {

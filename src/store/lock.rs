@@ -42,6 +42,8 @@ impl Lock {
                 .truncate(false)
                 .write(true)
                 .mode(0o600)
+                // Neither a link nor a pipe is our lock.
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                 .open(&path)
                 .at("create", &path)?;
             let left = deadline.saturating_duration_since(Instant::now());
@@ -50,14 +52,17 @@ impl Lock {
             };
             // Someone may have removed the directory meanwhile; then others lock a new file.
             let ours = file.metadata().at("look at", &path)?;
-            match path.symlink_metadata() {
-                Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {}
-                Ok(_) => continue,
-                Err(e) if e.kind() == ErrorKind::NotFound => {
-                    super::create_dir(&store.dir)?;
-                    continue;
-                }
+            let is_still_there = match path.symlink_metadata() {
+                Ok(now) => (now.dev(), now.ino()) == (ours.dev(), ours.ino()),
+                Err(e) if e.kind() == ErrorKind::NotFound => false,
                 Err(e) => return Err(e).at("look at", &path),
+            };
+            if !is_still_there {
+                if Instant::now() >= deadline {
+                    return Err(StoreError::Locked { path, timeout });
+                }
+                super::create_dir(&store.dir)?;
+                continue;
             }
             rustix::io::fcntl_setfd(&file, FdFlags::empty())
                 .map_err(io::Error::from)

@@ -15,7 +15,7 @@ use super::{
     StoreError,
     error::At,
     generation::{CURRENT, DURABLE, GENERATION, Link, numbers, path},
-    seal::sync,
+    seal::{Seal, sync},
 };
 
 const DAMAGED: &str = "damaged.";
@@ -96,6 +96,23 @@ fn prune(dir: &Path, plan: &Plan) -> Result<(), StoreError> {
     kept.extend(Link::read(dir, DURABLE)?.number());
     for number in numbers(dir)? {
         if !kept.contains(&number) {
+            remove(&path(dir, number));
+        }
+    }
+    Ok(())
+}
+
+/// Gives up what is kept to fall back on, so that leases can be given back on a
+/// disk that is full; unless it may be needed, because `current` is not whole.
+pub(super) fn make_room(dir: &Path) -> Result<(), StoreError> {
+    let Some(current) = Link::read(dir, CURRENT)?.number() else { return Ok(()) };
+    if !Seal::read(&path(dir, current)).is_ok_and(|seal| seal.holds(&path(dir, current))) {
+        return Ok(());
+    }
+    let durable = Link::read(dir, DURABLE)?.number();
+    for number in numbers(dir)? {
+        if number != current && Some(number) != durable {
+            log::warn!("{} has no room left: generation {number} is given up", dir.display());
             remove(&path(dir, number));
         }
     }

@@ -7,6 +7,7 @@
 //! port         protocol, port (2), tag, address (0, 4, 16)  1 0 container 0 interface 0 network
 //! network      network 0 container 0 interface              1
 //! address      network 0 address 0 container 0 interface    1
+//! pod          namespace 0 pod 0 container 0 interface 0 network    1
 //! link         network 0 link 0 container 0 interface       1
 //! released     protocol, port (2)                           1 0 milliseconds since boot
 //! released-at  milliseconds since boot (8), protocol, port (2)   1
@@ -39,6 +40,7 @@ pub(super) enum Tree {
     Port,
     Network,
     Address,
+    Pod,
     Link,
     Released,
     ReleasedAt,
@@ -47,11 +49,12 @@ pub(super) enum Tree {
 
 impl Tree {
     /// Every tree, in the order of its number.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Attachment,
         Self::Port,
         Self::Network,
         Self::Address,
+        Self::Pod,
         Self::Link,
         Self::Released,
         Self::ReleasedAt,
@@ -59,11 +62,12 @@ impl Tree {
     ];
 
     /// What does not outlive the boot. The trees that are not named here do.
-    pub(super) const OF_BOOT: [Self; 7] = [
+    pub(super) const OF_BOOT: [Self; 8] = [
         Self::Attachment,
         Self::Port,
         Self::Network,
         Self::Address,
+        Self::Pod,
         Self::Link,
         Self::Released,
         Self::ReleasedAt,
@@ -76,6 +80,7 @@ impl Tree {
             Self::Port => "port",
             Self::Network => "network",
             Self::Address => "address",
+            Self::Pod => "pod",
             Self::Link => "link",
             Self::Released => "released",
             Self::ReleasedAt => "released-at",

@@ -95,17 +95,24 @@ pub(super) fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let path = entry.path();
-        let dead = name.starts_with(WRITING) || (name.starts_with(READING) && is_unlocked(&path));
-        if dead
-            && let Err(e) = fs::remove_dir_all(&path)
-            && e.kind() != ErrorKind::NotFound
-        {
-            log::warn!("cannot remove {}: {e}", path.display());
+        // Held until the directory is gone: one that a reader has just made and
+        // not yet locked must not become its own under our hands.
+        let _held = match lock_dead(&path) {
+            _ if name.starts_with(WRITING) => None,
+            Some(held) if name.starts_with(READING) => Some(held),
+            _ => continue,
+        };
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                log::warn!("cannot remove {}: {e}", path.display());
+            }
+            _ => {}
         }
     }
     Ok(())
 }
 
-fn is_unlocked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|dir| dir.try_lock_exclusive().is_ok())
+/// Locks a directory that nobody who lives has locked.
+fn lock_dead(dir: &Path) -> Option<File> {
+    File::open(dir).ok().filter(|dir| dir.try_lock_exclusive().is_ok())
 }

@@ -108,6 +108,15 @@ impl Seal {
         if seal.files.keys().all(inside) { Ok(seal) } else { Err(StoreError::Seal { path }) }
     }
 
+    /// Whether the files of a generation are what it says.
+    pub(super) fn holds(&self, generation: &Path) -> bool {
+        self.files.iter().all(|(name, expected)| {
+            let path = generation.join(name);
+            let found = File::open(&path).map(|file| Sum::of(file, |_| Ok(()), &path));
+            found.is_ok_and(|sum| sum.is_ok_and(|sum| sum == *expected))
+        })
+    }
+
     /// The bytes of its files.
     pub(super) fn size(&self) -> u64 {
         self.files.values().map(|sum| sum.length).sum()

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use crate::lease::{
-    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, NetworkName, Port, Protocol,
+    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, NetworkName, Pod, Port, Protocol,
 };
 
 use super::{
@@ -41,10 +41,7 @@ impl View {
         container: &ContainerId,
         interface: &InterfaceName,
     ) -> Result<Vec<Forwarding>, StoreError> {
-        let prefix = record::prefix([container.as_str(), interface.as_str()]);
-        self.scan(Tree::Attachment, prefix)
-            .map(|entry| entry.and_then(|(key, value)| record::read_forwarding(&key, &value)))
-            .collect()
+        self.records(record::prefix([container.as_str(), interface.as_str()]))
     }
 
     /// All that is held under a network's name.
@@ -54,7 +51,12 @@ impl View {
 
     /// All that is held.
     pub fn forwardings(&self) -> Result<Vec<Forwarding>, StoreError> {
-        self.scan(Tree::Attachment, Vec::new())
+        self.records(Vec::new())
+    }
+
+    /// The records of the attachments whose keys begin like this.
+    fn records(&self, prefix: Vec<u8>) -> Result<Vec<Forwarding>, StoreError> {
+        self.scan(Tree::Attachment, prefix)
             .map(|entry| entry.and_then(|(key, value)| record::read_forwarding(&key, &value)))
             .collect()
     }
@@ -111,20 +113,43 @@ impl View {
     }
 
     /// What some attachment of the network holds, other than `except`: a sample
-    /// by which to tell whether the kernel still has what it was given.
+    /// by which to tell whether the kernel still has what it was given. Container
+    /// IDs are hexadecimal numbers; the first from `chance` on is taken.
     pub fn any_of_network(
         &self,
         network: &NetworkName,
         except: &Attachment,
+        chance: u32,
     ) -> Result<Option<Forwarding>, StoreError> {
+        let Some(database) = &self.database else { return Ok(None) };
+        let prefix = record::prefix([network.as_str()]);
+        let from = [&prefix, format!("{chance:08x}").as_bytes()].concat();
+        let index = database.tree(Tree::Network);
+        let later = index
+            .range(from..)
+            .take_while(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
         let except = record::attachment_key(except);
-        for key in self.keys_of_network(network) {
-            let key = key?;
-            if key != except {
-                return self.indexed(&key).map(Some);
+        for entry in later.chain(index.scan_prefix(&prefix)) {
+            let (key, _) = entry.at("read", database.path())?;
+            let owner = [&key[prefix.len()..], b"\0", network.as_str().as_bytes()].concat();
+            if owner != except {
+                return self.indexed(&owner).map(Some);
             }
         }
         Ok(None)
+    }
+
+    /// What is held for a container, on whatever interface and network.
+    pub fn of_container(&self, container: &ContainerId) -> Result<Vec<Forwarding>, StoreError> {
+        self.records(record::prefix([container.as_str()]))
+    }
+
+    /// What is held for a pod by this name: for its sandboxes, for there may be
+    /// an old one beside the new one, and their interfaces.
+    pub fn of_pod(&self, pod: &Pod) -> Result<Vec<Forwarding>, StoreError> {
+        let prefix = record::prefix([pod.namespace.as_str(), pod.name.as_str()]);
+        let length = prefix.len();
+        self.scan(Tree::Pod, prefix).map(|entry| self.indexed(&entry?.0[length..])).collect()
     }
 
     /// The keys of the records that the network index names.

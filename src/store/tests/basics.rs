@@ -43,15 +43,15 @@ fn every_question_finds_what_was_committed() {
     assert!(reader.network_is_empty(&"ne".parse().unwrap()).unwrap());
     assert_eq!(reader.link_users(net, &cni0).unwrap(), 2);
     assert_eq!(reader.link_users(net, &"cni".parse().unwrap()).unwrap(), 0);
-    assert_eq!(reader.any_of_network(net, &a.attachment).unwrap(), Some(b.clone()));
-    assert_eq!(reader.any_of_network(net, &owner("c")).unwrap(), Some(a.clone()));
+    assert_eq!(reader.any_of_network(net, &a.attachment, 0).unwrap(), Some(b.clone()));
+    assert_eq!(reader.any_of_network(net, &owner("c"), 0).unwrap(), Some(a.clone()));
 
     // What was read stays as it was, and the copy goes with its reader.
     commit(&store, |draft| draft.remove(&b.attachment, Duration::ZERO).map(drop));
     assert_eq!(reader.forwardings().unwrap(), [a.clone(), b]);
     drop(reader);
     let reader = store.read().unwrap();
-    assert_eq!(reader.any_of_network(net, &a.attachment).unwrap(), None);
+    assert_eq!(reader.any_of_network(net, &a.attachment, 0).unwrap(), None);
     drop(reader);
     assert_eq!(listing(&store), ["current", "durable", "generation.1", "generation.2"]);
 }

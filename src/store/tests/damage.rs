@@ -281,19 +281,42 @@ fn a_full_disk_fails_the_commit_and_nothing_else() {
 }
 
 fn fill_up(dir: &Path) {
-    let store = three(dir);
+    let spare = tempfile::tempdir().unwrap();
+    let spare = spare.path().join("spare");
+    let bare = three(dir);
+    let store = bare.clone().with_spare(spare.clone());
+    let ballast = take_all_space(&store);
+    // Leases can be given back: the generation to fall back on makes room for a
+    // copy, and sled may begin one more segment.
+    ballast.set_len(ballast.metadata().unwrap().len() - 128 * 1024).unwrap();
+    commit(&store, |draft| draft.remove(&owner("a"), Duration::ZERO).map(drop));
+    // And be read: readers copy to elsewhere.
+    drop(ballast);
+    let ballast = take_all_space(&store);
+    assert!(bare.read().is_err_and(|e| e.takes_no_more()));
+    assert_eq!(held(&store), ["b", "c"]);
+    drop(ballast);
     fill_up_under(&store);
-    assert_eq!(held(&store), ["a", "b", "c", "d"]);
+    assert_eq!(held(&store), ["b", "c", "d"]);
     // The first commit of a boot is durable, and takes other steps.
-    let next = rebooted(&store);
+    let next = rebooted(&store).with_spare(spare);
     fill_up_under(&next);
     assert_eq!(held(&next), ["d"]);
 }
 
-fn fill_up_under(store: &Store) {
-    let before = snapshot(&store.dir);
+fn take_all_space(store: &Store) -> fs::File {
     let mut ballast = fs::File::create(store.dir.with_file_name("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
+    ballast
+}
+
+fn fill_up_under(store: &Store) {
+    // A full disk makes a writer give up what it could fall back on; that is
+    // gone from here on.
+    drop(take_all_space(store));
+    drop(store.lock(LONG).unwrap().begin());
+    let ballast = take_all_space(store);
+    let before = snapshot(&store.dir);
     let mut length = ballast.metadata().unwrap().len();
     // From no space at all to enough, a page at a time: each step of a commit fails once.
     let mut failures = 0;

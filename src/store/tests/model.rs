@@ -95,7 +95,7 @@ fn agree(view: &View, model: &Model) {
             sorted(of_interface, |held| held.attachment),
             expected.cloned().collect::<Vec<_>>()
         );
-        let other = view.any_of_network(&owner.network, owner).unwrap();
+        let other = view.any_of_network(&owner.network, owner, 0).unwrap();
         let others = model.keys().filter(|o| o.network == owner.network && *o != owner);
         assert_eq!(other.is_some(), others.count() > 0);
         assert!(other.is_none_or(|other| other.attachment != *owner));
