@@ -1,10 +1,11 @@
 //! The verbs: the only place that joins effects. Nothing is parsed here and no
 //! rule is written here.
 //!
-//! Order is what keeps a node whole when a call is killed: on ADD the store is
-//! committed before the kernel is changed, on DEL the kernel is changed before
-//! the store is committed. So every kernel element has an owner in the store, at
-//! every instruction, and what is half done is undone by that owner's DEL or GC.
+//! Order is what keeps a node whole when a call is killed: what comes is in the
+//! store before it is in the kernel, what goes leaves the kernel before the
+//! store. So every kernel element has an owner in the store, at every
+//! instruction, and what is half done is undone by that owner's DEL or GC. A
+//! store that has lost commits begins another lineage, which gives up the tables.
 
 mod add;
 mod check;
@@ -134,7 +135,8 @@ impl Node {
     fn new(call: &Call, config: &Config) -> Result<Self, Error> {
         let boot_id = host::boot_id()?;
         Ok(Self {
-            store: Store::new(config.data_dir.clone(), boot_id),
+            store: Store::new(config.data_dir.clone(), boot_id)
+                .with_spare(config.run_dir.join("spare")),
             nat: Nat::new(call.path.as_deref()),
             run_dir: config.run_dir.clone(),
         })

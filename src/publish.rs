@@ -9,16 +9,20 @@
 //! gone after DEL. A pod's folder stays the same folder while its sandbox is
 //! replaced, for it may be mounted. A pod with ports on several networks has the
 //! files of the attachment that came last. The caller holds the store's lock.
+//!
+//! A pod may have mounted its folder writable: nothing in it is read, no link in
+//! it is followed, and whatever stands in the way is replaced.
 
 mod env;
 
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs,
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::lease::{Attachment, Forwarding, Lease};
 
@@ -72,11 +76,7 @@ impl<'a> From<&'a Lease> for Entry<'a> {
 /// Writes the files of a container, in place of those that are there.
 pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
     let folder = folder(run_dir, forwarding);
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&folder)
-        .map_err(|source| PublishError { action: "create", path: folder.clone(), source })?;
+    create_folder(run_dir, &folder)?;
     let pod = forwarding.pod.as_ref();
     let document = Document {
         attachment: &forwarding.attachment,
@@ -92,28 +92,11 @@ pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishErr
 }
 
 /// Removes the files of a container, and its folders if nothing else is in them.
-/// Files that another attachment has put in their place stay.
 pub fn withdraw(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
     let folder = folder(run_dir, forwarding);
-    let json = folder.join(JSON);
-    match fs::read(&json) {
-        Ok(text) => {
-            let owner: Option<Attachment> =
-                serde_json::from_slice::<Owner>(&text).ok().map(|o| o.0);
-            if owner.is_some_and(|owner| owner != forwarding.attachment) {
-                return Ok(());
-            }
-        }
-        // An ADD that was killed may have left only ports.env.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(PublishError { action: "read", path: json, source }),
-    }
-    for path in [json, folder.join(ENV)] {
-        absent_is_fine(fs::remove_file(&path)).map_err(|source| PublishError {
-            action: "remove",
-            path,
-            source,
-        })?;
+    for name in [JSON, ENV] {
+        let path = folder.join(name);
+        remove(&path).at("remove", &path)?;
     }
     // Folders that are not empty, or mounted, are not ours to remove.
     for empty in folder.ancestors().take_while(|ancestor| *ancestor != run_dir) {
@@ -124,16 +107,6 @@ pub fn withdraw(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishEr
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct Owner(#[serde(deserialize_with = "Attachment::deserialize")] Attachment);
-
-fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 fn folder(run_dir: &Path, forwarding: &Forwarding) -> PathBuf {
     match &forwarding.pod {
         Some(pod) => run_dir.join("pods").join(pod.namespace.as_str()).join(pod.name.as_str()),
@@ -141,27 +114,61 @@ fn folder(run_dir: &Path, forwarding: &Forwarding) -> PathBuf {
     }
 }
 
+/// Creates the folder and those between it and `run_dir`, so that anyone may look
+/// whatever the umask of the runtime is.
+fn create_folder(run_dir: &Path, folder: &Path) -> Result<(), PublishError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder).at("create", folder)?;
+    for created in folder.ancestors().take_while(|ancestor| *ancestor != run_dir) {
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(created, mode).at("open to all", created)?;
+    }
+    Ok(())
+}
+
 /// Replaces the file by rename(2), so that nobody reads half of it.
 fn replace(path: &Path, text: &str) -> Result<(), PublishError> {
     let new = path.with_extension("new");
-    let failed = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| PublishError { action, path, source }
-    };
     // The leftover of a call that was killed, whatever it is.
-    absent_is_fine(fs::remove_file(&new)).map_err(failed("remove", &new))?;
-    let write = |mut file: fs::File| io::Write::write_all(&mut file, text.as_bytes());
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(&new)
-        .and_then(write)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|source| {
-            _ = fs::remove_file(&new);
-            failed("write", path)(source)
-        })
+    remove(&new).at("remove", &new)?;
+    if path.is_dir() {
+        remove(path).at("remove", path)?;
+    }
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).open(&new).at("create", &new)?;
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        _ = fs::remove_file(&new);
+    }
+    written.at("write", path)
+}
+
+/// Removes what is there, whatever it is, and follows no link. Absent is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => fs::remove_dir_all(path),
+        removed => removed,
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Says what was attempted, and on what.
+trait At<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, PublishError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, PublishError> {
+        self.map_err(|source| PublishError { action, path: path.to_owned(), source })
+    }
 }
 
 #[cfg(test)]
@@ -224,19 +231,46 @@ mod tests {
         assert_eq!(fs::read_dir(run_dir.path()).unwrap().count(), 0);
     }
 
-    /// A kubelet deletes a pod's old sandbox after it has made the new one.
+    /// A pod that mounted its folder writable must not be able to stop, mislead or
+    /// fill up the plugin: links, pipes and folders in the way are just replaced.
     #[test]
-    fn the_old_sandbox_does_not_take_the_new_ones_files_away() {
+    fn what_a_pod_put_in_the_way_is_neither_read_nor_followed() {
         let run_dir = tempfile::tempdir().unwrap();
-        let pod = Some(("default", "web-0"));
-        let (old, new) = (forwarding("old", pod), forwarding("new", pod));
-        publish(run_dir.path(), &old).unwrap();
-        publish(run_dir.path(), &new).unwrap();
-        withdraw(run_dir.path(), &old).unwrap();
-        let json = fs::read_to_string(run_dir.path().join("pods/default/web-0/ports.json"));
-        assert!(json.unwrap().contains("\"new\""));
-        withdraw(run_dir.path(), &new).unwrap();
-        assert_eq!(fs::read_dir(run_dir.path()).unwrap().count(), 0);
+        let forwarding = forwarding("abc", Some(("default", "web-0")));
+        let folder = run_dir.path().join("pods/default/web-0");
+        let victim = run_dir.path().join("victim");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(&victim, "precious").unwrap();
+        for name in ["ports.json", "ports.new", "ports.env"] {
+            let path = folder.join(name);
+            let plant: [&dyn Fn(); 4] = [
+                &|| std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+                &|| std::os::unix::fs::symlink(&victim, &path).unwrap(),
+                &|| fs::create_dir_all(path.join("nested")).unwrap(),
+                &|| {
+                    let mode = rustix::fs::Mode::from(0o666);
+                    rustix::fs::mknodat(
+                        rustix::fs::CWD,
+                        &path,
+                        rustix::fs::FileType::Fifo,
+                        mode,
+                        0,
+                    )
+                    .unwrap();
+                },
+            ];
+            for plant in plant {
+                remove(&path).unwrap();
+                plant();
+                publish(run_dir.path(), &forwarding).unwrap();
+                assert!(fs::symlink_metadata(folder.join("ports.json")).unwrap().is_file());
+                remove(&path).unwrap();
+                plant();
+                _ = withdraw(run_dir.path(), &forwarding);
+                fs::create_dir_all(&folder).unwrap();
+            }
+        }
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
     }
 
     #[test]

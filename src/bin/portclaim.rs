@@ -18,7 +18,9 @@ fn main() -> ExitCode {
         println!("portclaim {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
-    let environment = Environment::read(|name| std::env::var(name).ok());
+    let environment = Environment::read(|name| {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    });
     let call = read(environment);
     // The panic's own message goes to stderr, which the runtime keeps.
     let reply = panic::catch_unwind(|| command::run(&call)).unwrap_or_else(|_| command::panicked());

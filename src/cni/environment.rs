@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::lease::{ContainerId, InterfaceName, ParseNameError, Pod};
 
+/// The most characters of a value that an error repeats.
+const SHOWN: usize = 80;
+
 /// What a runtime can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -92,7 +95,7 @@ impl Environment {
             return Err(EnvironmentError::Missing("CNI_COMMAND"));
         }
         let verb = Verb::ALL.into_iter().find(|verb| verb.as_str() == self.command);
-        verb.ok_or_else(|| EnvironmentError::Verb(self.command.clone()))
+        verb.ok_or_else(|| EnvironmentError::Verb(self.command.chars().take(SHOWN).collect()))
     }
 
     /// `CNI_CONTAINERID`.

@@ -1,13 +1,17 @@
 //! ADD: take ports, forward them, publish them, hand the previous result on.
 //!
 //! ```text
-//! parse → route → LOCK → plan ⇄ probe → commit → nft → sysctl, conntrack → publish → reply
+//! parse → route → LOCK → plan ⇄ probe → (nft: what goes) → commit → nft → sysctl, conntrack
+//!       → publish → reply
 //! ```
 //!
 //! Everything is validated before the first effect. If a step after the commit
 //! fails, exactly what was done is taken back and the first error is returned.
 
-use std::{collections::BTreeSet, time::UNIX_EPOCH};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{Call, Error, Node, attachment, options, refuse_other_sources, release};
 use crate::{
@@ -40,7 +44,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
         None => Vec::new(),
     };
     if requests.is_empty() {
-        release::release_if_held(call, node, &attachment, settings.lock_timeout)?;
+        release_without_ports(call, config, node, &attachment, settings.lock_timeout)?;
     } else {
         let container = result.container_addresses(&attachment.interface);
         refuse_unreachable(&requests, &container, &attachment.interface)?;
@@ -48,6 +52,26 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
         take(call, node, &settings, options, &wanted)?;
     }
     Ok(result.to_json(config.version))
+}
+
+/// A container without ports, as most are: nothing is locked and nothing written,
+/// unless it had some before or there is something to put right.
+fn release_without_ports(
+    call: &Call,
+    config: &Config,
+    node: &mut Node,
+    attachment: &Attachment,
+    lock_timeout: Duration,
+) -> Result<(), Error> {
+    let leases = node.store.read()?;
+    let has_work = leases.forwarding(attachment)?.is_some();
+    if !has_work && !release::is_ill(config, node, &leases)? {
+        return Ok(());
+    }
+    let mut lock = node.store.lock(lock_timeout)?;
+    let draft = lock.begin()?;
+    let held = draft.forwarding(attachment)?;
+    release::release(call, config, node, draft, held.as_slice())
 }
 
 /// What one ADD asks for, validated.
@@ -118,7 +142,16 @@ fn take(
     let longest = settings.groups.values().map(|group| group.cooldown).max().unwrap_or_default();
     draft.forget_released_before(call.since_boot.saturating_sub(longest))?;
     let change = Change::compute(node, &table, &draft, previous.as_ref(), &forwarding)?;
-    draft.commit()?;
+    let committed = match node.nat.change(&table, &change.remove, &[]) {
+        Ok(()) => draft.commit().map_err(Error::from),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = committed {
+        if let Some(previous) = &previous {
+            put_back(node, &table, previous);
+        }
+        return Err(error);
+    }
     let done = carry_out(node, settings, &table, &change, &forwarding);
     if let Err(error) = done {
         if let Err(undo) = take_back(call, node, &table, &mut lock, previous.as_ref(), &forwarding)
@@ -193,11 +226,7 @@ impl Ledger for Leases<'_> {
         self.0.holders(protocol, port)
     }
 
-    fn released(
-        &self,
-        protocol: Protocol,
-        port: Port,
-    ) -> Result<Option<std::time::Duration>, StoreError> {
+    fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, StoreError> {
         self.0.released(protocol, port)
     }
 }
@@ -218,12 +247,16 @@ fn refusal(leases: &View, error: PlanError<StoreError>) -> Error {
 }
 
 /// What must become of the network's table.
-enum Change {
-    /// The table is as it was left: these elements go, those come.
-    Elements { remove: Vec<Element>, add: Vec<Element> },
-    /// It is not (flushed, an older version's, another configuration's, or a call
-    /// was killed half-way): all of it is made anew.
-    Table(Vec<Forwarding>),
+struct Change {
+    /// What the attachment had and no longer has. Leaves the kernel before the
+    /// store forgets whose it was.
+    remove: Vec<Element>,
+    /// What it is to have.
+    add: Vec<Element>,
+    /// All of the network's forwardings, where the table is not as it was left
+    /// (flushed, an older version's, another configuration's, or a call was killed
+    /// half-way): all of it is made anew.
+    anew: Option<Vec<Forwarding>>,
 }
 
 impl Change {
@@ -235,25 +268,25 @@ impl Change {
         forwarding: &Forwarding,
     ) -> Result<Self, Error> {
         let owner = &forwarding.attachment;
-        // Another attachment's elements are looked at too: a map that was
-        // flushed leaves all rules in place.
-        let other = draft.any_of_network(&owner.network, owner)?;
-        let is_intact = node.nat.is_intact(table)?
-            && match other {
-                Some(other) => node.nat.check(table, &elements(&other))?.is_empty(),
-                None => true,
-            };
-        if !is_intact {
-            return Ok(Self::Table(draft.of_network(&owner.network)?));
-        }
         let add = elements(forwarding);
-        let mut remove = match previous {
-            Some(previous) => release::unshared(draft, previous)?,
+        let remove = match previous {
+            Some(previous) => without(release::unshared(draft, previous)?, &add),
             None => Vec::new(),
         };
-        remove.retain(|element| !add.contains(element));
-        Ok(Self::Elements { remove, add })
+        // Another attachment's elements are looked at too: a map that was
+        // flushed leaves all rules in place.
+        let other = draft.any_of_network(&owner.network, owner, fastrand::u32(..))?;
+        let other = other.as_ref().map(elements).unwrap_or_default();
+        let is_intact = node.nat.is_intact(table)? && node.nat.compare(table, &other)?.is_empty();
+        let anew = if is_intact { None } else { Some(draft.of_network(&owner.network)?) };
+        Ok(Self { remove, add, anew })
     }
+}
+
+fn without(mut elements: Vec<Element>, kept: &[Element]) -> Vec<Element> {
+    let kept: HashSet<&Element> = kept.iter().collect();
+    elements.retain(|element| !kept.contains(element));
+    elements
 }
 
 /// The steps after the commit, in order.
@@ -264,8 +297,9 @@ fn carry_out(
     change: &Change,
     forwarding: &Forwarding,
 ) -> Result<(), Error> {
-    match change {
-        Change::Elements { remove, add } => match node.nat.change(table, remove, add) {
+    match &change.anew {
+        Some(forwardings) => rebuild(node, table, forwardings)?,
+        None => match node.nat.change(table, &[], &change.add) {
             // A reload of the host's firewall came in between.
             Err(_) if !node.nat.is_intact(table)? => {
                 let all = node.store.read()?.of_network(&forwarding.attachment.network)?;
@@ -273,7 +307,6 @@ fn carry_out(
             }
             changed => changed?,
         },
-        Change::Table(forwardings) => rebuild(node, table, forwardings)?,
     }
     // After the guard against 127.0.0.0/8 from outside is in place, not before.
     if let (true, Some(_), Some(link)) = (settings.snat, forwarding.container.v4, &forwarding.link)
@@ -282,8 +315,12 @@ fn carry_out(
     }
     // Without this, a client that sent before the port was forwarded would not
     // reach the container until it paused; with an error, the same.
-    if let Err(error) = host::forget_others(forwarding) {
-        log::warn!("cannot forget UDP flows to {}: {error}", forwarding.attachment);
+    match host::forget_others(forwarding) {
+        Ok(flows) => log::debug!("{flows} UDP flows to the host are forgotten"),
+        Err(error) => {
+            let error = Error::from(error).with_causes();
+            log::warn!("cannot forget UDP flows to {}: {error}", forwarding.attachment);
+        }
     }
     publish::publish(&node.run_dir, forwarding)?;
     Ok(())
@@ -294,8 +331,7 @@ fn rebuild(node: &mut Node, table: &Table, forwardings: &[Forwarding]) -> Result
     Ok(node.nat.rebuild(table, forwardings)?)
 }
 
-/// Puts back what was there before: files, kernel, then the store, so that the
-/// kernel never has an element without an owner.
+/// Puts back what was there before, in the order of a DEL and an ADD.
 fn take_back(
     call: &Call,
     node: &mut Node,
@@ -304,19 +340,23 @@ fn take_back(
     previous: Option<&Forwarding>,
     forwarding: &Forwarding,
 ) -> Result<(), Error> {
-    let files = match previous {
-        Some(previous) => publish::publish(&node.run_dir, previous),
-        None => publish::withdraw(&node.run_dir, forwarding),
-    };
     let mut draft = lock.begin()?;
     draft.remove(&forwarding.attachment, call.since_boot)?;
     if let Some(previous) = previous {
         draft.insert(previous)?;
     }
-    let add = previous.map(elements).unwrap_or_default();
-    let mut remove = release::unshared(&draft, forwarding)?;
-    remove.retain(|element| !add.contains(element));
-    node.nat.change(table, &remove, &add)?;
+    let kept = previous.map(elements).unwrap_or_default();
+    node.nat.change(table, &without(release::unshared(&draft, forwarding)?, &kept), &[])?;
+    let files = release::project(node, &draft, forwarding)?;
     draft.commit()?;
+    node.nat.change(table, &[], &kept)?;
     Ok(files?)
+}
+
+/// Forwards again what has already left the kernel and is still in the store.
+fn put_back(node: &mut Node, table: &Table, previous: &Forwarding) {
+    if let Err(error) = node.nat.change(table, &[], &elements(previous)) {
+        let error = Error::from(error).with_causes();
+        log::error!("{} is no longer forwarded to: {error}", previous.attachment);
+    }
 }

@@ -43,6 +43,7 @@ fn unserved(requests: &[Request], held: Option<&Forwarding>) -> Vec<String> {
     for request in requests {
         let answers = |lease: &&Lease| {
             lease.container_port == request.container_port
+                && lease.group.is_none() == request.host_port.is_some()
                 && lease.host == request.on(request.host_port.unwrap_or(lease.host.port))
         };
         match leases.iter().position(answers) {

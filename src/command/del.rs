@@ -13,20 +13,34 @@ pub(super) fn del(call: &Call, config: &Config, node: &mut Node) -> Result<(), E
     if !node.store.exists()? {
         return Ok(());
     }
-    let timeout = config.lock_timeout().unwrap_or(config::DEFAULT_LOCK_TIMEOUT);
-    let mut lock = node.store.lock(timeout)?;
-    let draft = match lock.begin() {
-        Ok(draft) => draft,
+    match give_back(call, config, node, &attachment) {
         // Leases that cannot be read are nobody's: the runtime must be able to
         // release the container's address.
-        Err(error @ StoreError::Damaged { .. }) => {
+        Err(Error::Store(error @ StoreError::Damaged { .. })) => {
             log::error!("nothing is given back for {attachment}: {error}");
-            return Ok(());
+            Ok(())
         }
-        Err(error) => return Err(error.into()),
-    };
-    let held = held(&draft, &attachment)?;
-    release::release(call, node, draft, &held)
+        // On a disk that takes nothing more, containers without ports can go.
+        Err(Error::Store(error)) if error.takes_no_more() => {
+            let leases = node.store.read()?;
+            let held = held(&leases, &attachment)?;
+            if held.is_empty() { Ok(()) } else { Err(error.into()) }
+        }
+        done => done,
+    }
+}
+
+fn give_back(
+    call: &Call,
+    config: &Config,
+    node: &mut Node,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let timeout = config.lock_timeout().unwrap_or(config::DEFAULT_LOCK_TIMEOUT);
+    let mut lock = node.store.lock(timeout)?;
+    let draft = lock.begin()?;
+    let held = held(&draft, attachment)?;
+    release::release(call, config, node, draft, &held)
 }
 
 /// What the attachment holds. When that is nothing, what the container holds on

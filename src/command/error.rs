@@ -28,7 +28,8 @@ pub enum Error {
     Mapping(#[from] MappingError),
     /// The container has no address of a family that is asked for.
     #[error(
-        "host port on {address:?} cannot be forwarded: prevResult has no {family} address on interface {interface}"
+        "hostIP {:?} cannot be forwarded: prevResult has no {family} address on interface {interface}",
+        .address.to_string()
     )]
     Unreachable {
         /// The host's addresses that are asked for.
@@ -162,7 +163,10 @@ impl Error {
                 105,
                 "move the data directory away and restart the pods that have host ports; keep it for a bug report",
             ),
-            Self::Different { .. } => (106, "the next ADD on this network puts rules back"),
+            Self::Different { .. } => (
+                106,
+                "the next ADD on this network puts a flushed table back; else delete and add the container",
+            ),
             Self::Several(errors) => errors.first().map_or((5, ""), Self::code),
         }
     }

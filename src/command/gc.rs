@@ -1,4 +1,7 @@
 //! GC: remove what this network holds for attachments that are no longer valid.
+//!
+//! An ADD between the runtime's listing and this call would be undone; the
+//! specification has the runtime run GC apart from ADD and DEL.
 
 use super::{Call, Error, Node, release};
 use crate::cni::Config;
@@ -18,5 +21,5 @@ pub(super) fn gc(call: &Call, config: &Config, node: &mut Node) -> Result<(), Er
     for forwarding in &stale {
         log::info!("{} is no longer valid", forwarding.attachment);
     }
-    release::release(call, node, draft, &stale)
+    release::release(call, config, node, draft, &stale)
 }

@@ -1,42 +1,30 @@
 //! Giving leases back, as DEL, GC and a repeated ADD without ports do: kernel,
-//! conntrack, files, then the store.
+//! conntrack, files, then the store. And putting right, while at it, a table that
+//! somebody flushed.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::{BTreeSet, HashSet};
 
-use super::{Call, Error, Node};
+use super::{Call, Error, Node, options};
 use crate::{
+    cni::Config,
     host,
-    lease::{Attachment, Forwarding, NetworkName},
+    lease::{Forwarding, NetworkName},
     nat::{self, Element, Table, elements_held_only_by},
-    publish,
+    publish::{self, PublishError},
     store::{Draft, StoreError, View},
 };
-
-/// Releases what the attachment holds, if it holds anything.
-pub(super) fn release_if_held(
-    call: &Call,
-    node: &mut Node,
-    attachment: &Attachment,
-    lock_timeout: Duration,
-) -> Result<(), Error> {
-    if node.store.read()?.forwarding(attachment)?.is_none() {
-        return Ok(());
-    }
-    let mut lock = node.store.lock(lock_timeout)?;
-    let draft = lock.begin()?;
-    let held = draft.forwarding(attachment)?;
-    release(call, node, draft, held.as_slice())
-}
 
 /// Releases all of these, goes on after an error and reports every one. What
 /// cannot be taken out of the kernel stays in the store, for the next try.
 pub(super) fn release(
     call: &Call,
+    config: &Config,
     node: &mut Node,
     mut draft: Draft<'_>,
     held: &[Forwarding],
 ) -> Result<(), Error> {
     if held.is_empty() {
+        heal(config, node, &draft);
         return Ok(());
     }
     let networks: BTreeSet<&NetworkName> = held.iter().map(|f| &f.attachment.network).collect();
@@ -46,13 +34,15 @@ pub(super) fn release(
         let held: Vec<_> = held.iter().filter(|f| f.attachment.network == *network).collect();
         // All in one transaction; if that fails, one by one, so that what
         // stands in the way of one does not keep the others.
-        match forget(call, node, &mut draft, &held) {
+        match forget(call, config, node, &mut draft, &held) {
             Ok(()) => released.extend(held),
+            Err(error @ Error::Store(_)) => return Err(error),
             Err(error) if held.len() == 1 => errors.push(error),
             Err(_) => {
                 for forwarding in held {
-                    match forget(call, node, &mut draft, &[forwarding]) {
+                    match forget(call, config, node, &mut draft, &[forwarding]) {
                         Ok(()) => released.push(forwarding),
+                        Err(error @ Error::Store(_)) => return Err(error),
                         Err(error) => errors.push(error),
                     }
                 }
@@ -61,11 +51,15 @@ pub(super) fn release(
     }
     for forwarding in &released {
         let owner = &forwarding.attachment;
-        if let Err(error) = host::forget_own(forwarding) {
-            log::warn!("cannot forget UDP flows to {owner}: {error}");
+        match host::forget_own(forwarding) {
+            Ok(flows) => log::debug!("{flows} UDP flows to {owner} are forgotten"),
+            Err(error) => {
+                let error = Error::from(error).with_causes();
+                log::warn!("cannot forget UDP flows to {owner}: {error}");
+            }
         }
-        if let Err(error) = publish::withdraw(&node.run_dir, forwarding) {
-            log::warn!("{error}");
+        if let Err(error) = project(node, &draft, forwarding)? {
+            log::warn!("{}", Error::from(error).with_causes());
         }
     }
     if !released.is_empty() {
@@ -78,31 +72,96 @@ pub(super) fn release(
 /// when the kernel does not let them go, out of neither.
 fn forget(
     call: &Call,
+    config: &Config,
     node: &mut Node,
     draft: &mut Draft<'_>,
     held: &[&Forwarding],
 ) -> Result<(), Error> {
+    let Some(first) = held.first() else { return Ok(()) };
     for forwarding in held {
         draft.remove(&forwarding.attachment, call.since_boot)?;
     }
-    let mut gone: Vec<Element> = Vec::new();
+    let mut gone: HashSet<Element> = HashSet::new();
     for forwarding in held {
-        for element in unshared(draft, forwarding)? {
-            if !gone.contains(&element) {
-                gone.push(element);
-            }
-        }
+        gone.extend(unshared(draft, forwarding)?);
     }
-    let Some(first) = held.first() else { return Ok(()) };
-    // The elements decide which rules are of use, so any options will do.
-    let table = Table::new(&first.attachment.network, &nat::Options::default());
-    if let Err(error) = node.nat.change(&table, &gone, &[]) {
+    let gone: Vec<Element> = gone.into_iter().collect();
+    let network = &first.attachment.network;
+    let changed = if let Some(table) = known_table(config, network, draft) {
+        match node.nat.is_intact(&table) {
+            Ok(true) => node.nat.change(&table, &gone, &[]),
+            Ok(false) => node.nat.rebuild(&table, &draft.of_network(network)?),
+            Err(error) => Err(error),
+        }
+    } else {
+        // The elements are known by their keys, whatever the rules are.
+        let table = Table::new(network, &nat::Options::default());
+        node.nat.change(&table, &gone, &[])
+    };
+    if let Err(error) = changed {
         for forwarding in held {
             draft.insert(forwarding)?;
         }
         return Err(error.into());
     }
     Ok(())
+}
+
+/// The network's table, where the configuration is of that network and can be
+/// read: DEL goes on where it cannot.
+fn known_table(config: &Config, network: &NetworkName, leases: &View) -> Option<Table> {
+    if config.network != *network {
+        return None;
+    }
+    let mut options = options(&config.settings().ok()?).ok()?;
+    options.lineage = leases.lineage();
+    Some(Table::new(network, &options))
+}
+
+/// Whether the network has leases and its table is not as it should be: somebody
+/// has flushed it, or all rulesets.
+pub(super) fn is_ill(config: &Config, node: &mut Node, leases: &View) -> Result<bool, Error> {
+    if leases.network_is_empty(&config.network)? {
+        return Ok(false);
+    }
+    let table = known_table(config, &config.network, leases);
+    Ok(table.is_some_and(|table| matches!(node.nat.is_intact(&table), Ok(false))))
+}
+
+/// Makes the network's table anew if it [`is_ill`]. Whoever calls has something
+/// else to do, so that an error is logged.
+fn heal(config: &Config, node: &mut Node, leases: &View) {
+    let healed = is_ill(config, node, leases).and_then(|is_ill| {
+        let table = known_table(config, &config.network, leases).filter(|_| is_ill);
+        let Some(table) = table else { return Ok(()) };
+        log::info!("making table {} anew", table.name());
+        Ok(node.nat.rebuild(&table, &leases.of_network(&config.network)?)?)
+    });
+    if let Err(error) = healed {
+        log::warn!(
+            "cannot put the rules of network {} back: {}",
+            config.network,
+            error.with_causes()
+        );
+    }
+}
+
+/// Makes the files of a container or pod what the store says once this
+/// forwarding is gone: those of another attachment, or none.
+pub(super) fn project(
+    node: &Node,
+    leases: &View,
+    gone: &Forwarding,
+) -> Result<Result<(), PublishError>, StoreError> {
+    let mut others = match &gone.pod {
+        Some(pod) => leases.of_pod(pod)?,
+        None => leases.of_container(&gone.attachment.container)?,
+    };
+    others.retain(|other| other.pod.is_some() == gone.pod.is_some());
+    Ok(match others.iter().max_by_key(|other| other.since) {
+        Some(latest) => publish::publish(&node.run_dir, latest),
+        None => publish::withdraw(&node.run_dir, gone),
+    })
 }
 
 /// The elements of a forwarding that nobody else in its network needs. `leases`

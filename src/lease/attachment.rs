@@ -36,7 +36,8 @@ macro_rules! name {
                 if check(name) {
                     Ok(Self(name.to_owned()))
                 } else {
-                    Err(ParseNameError { what: $what, name: name.to_owned(), rule: $rule })
+                    let name = name.chars().take(SHOWN).collect();
+                    Err(ParseNameError { what: $what, name, rule: $rule })
                 }
             }
         }
@@ -100,6 +101,9 @@ name!(
     is_dns_subdomain,
     "is not a DNS subdomain: at most 253 characters, DNS labels with dots between them"
 );
+
+/// The most characters of a name that an error repeats.
+const SHOWN: usize = 80;
 
 /// The longest name taken where the specification sets no limit: what the file
 /// system takes as one name.

@@ -9,6 +9,7 @@
 //! processes of ours must not change the same table.
 
 use std::{
+    collections::HashSet,
     ffi::{OsStr, OsString},
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr},
@@ -143,17 +144,29 @@ impl Nat {
     }
 
     /// Every way in which the kernel differs from the table and these elements;
-    /// other elements are not looked at. Costs one request for each.
+    /// other elements are not looked at.
     pub fn check(
         &mut self,
         table: &Table,
         elements: &[Element],
     ) -> Result<Vec<Difference>, NatError> {
         let mut differences = Vec::new();
-        let name = || table.name().to_owned();
         if !self.is_intact(table)? {
-            differences.push(Difference::Rules { table: name() });
+            differences.push(Difference::Rules { table: table.name().to_owned() });
         }
+        differences.extend(self.compare(table, elements)?);
+        Ok(differences)
+    }
+
+    /// Every way in which the kernel differs from these elements. Costs one
+    /// request for each.
+    pub fn compare(
+        &mut self,
+        table: &Table,
+        elements: &[Element],
+    ) -> Result<Vec<Difference>, NatError> {
+        let mut differences = Vec::new();
+        let name = || table.name().to_owned();
         for element in elements {
             match self.held(table, element)? {
                 None => differences
@@ -205,7 +218,8 @@ impl Nat {
             }
             added.push(element);
         }
-        for element in remove.iter().filter(|e| !add.iter().any(|a| a.is_same_key(e))) {
+        let added_keys: HashSet<_> = add.iter().map(Element::identity).collect();
+        for element in remove.iter().filter(|e| !added_keys.contains(&e.identity())) {
             match self.held(table, element)? {
                 Some(held) if held.data == element.data_bytes() => removed.push(element),
                 Some(held) => log::warn!(
@@ -233,7 +247,7 @@ impl Nat {
         table: &Table,
         forwardings: impl IntoIterator<Item = &'a Forwarding>,
     ) -> Result<(), NatError> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let all: Vec<_> = forwardings
             .into_iter()
             .flat_map(elements)

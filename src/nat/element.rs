@@ -245,10 +245,6 @@ impl Element {
         }
     }
 
-    pub(super) fn is_same_key(&self, other: &Self) -> bool {
-        self.set == other.set && self.key == other.key
-    }
-
     /// What there can be only one of in a table.
     pub(super) fn identity(&self) -> (&'static str, Vec<u8>) {
         (self.set.name(), self.key_bytes())
@@ -339,8 +335,8 @@ pub fn elements_held_only_by<'a>(
         let shares_address =
             other.container.iter().any(|a| forwarding.container.iter().any(|b| a == b));
         if shares_address {
-            let needed = elements(other);
-            alone.retain(|element| !needed.iter().any(|other| other.is_same_key(element)));
+            let needed: HashSet<_> = elements(other).iter().map(Element::identity).collect();
+            alone.retain(|element| !needed.contains(&element.identity()));
         } else if shares_link {
             // Every forwarding that leads anywhere holds the element of its link.
             alone.retain(|element| element.set != Set::Links);

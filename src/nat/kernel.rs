@@ -72,7 +72,10 @@ pub(super) fn element(
     );
     let mut held = None;
     match socket.call(&request, |message| held = held.take().or_else(|| read(message))) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
+        // INVAL: the set has keys of another form, in a table of another layout.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::INVAL)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
         Ok(()) if held.is_none() => {
             Err(io::Error::new(io::ErrorKind::InvalidData, "netlink reply holds no element"))

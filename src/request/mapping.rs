@@ -74,7 +74,7 @@ pub fn parse_port_mappings(value: &Value) -> Result<Vec<Request>, MappingError> 
 }
 
 const PROTOCOLS: &str = "tcp, udp or sctp is allowed";
-const ADDRESSES: &str = "an IPv4 or IPv6 address, or nothing for both families, is allowed";
+const ADDRESSES: &str = "an address of the host, or nothing for all of them, is allowed";
 const LOOPBACK: &str = "of loopback addresses, those of IPv4 are allowed";
 const CONTAINER_PORTS: &str = "a number from 1 to 65535 is allowed";
 
@@ -116,6 +116,12 @@ fn parse_entry(index: usize, entry: &Map<String, Value>) -> Result<Request, Mapp
             // The kernel drops the replies; there is no route_localnet for IPv6.
             Ok(HostAddress::V6(Ipv6Addr::LOCALHOST)) => {
                 return Err(wrong("hostIP", &address.into(), LOOPBACK));
+            }
+            Ok(HostAddress::V4(group)) if group.is_multicast() || group.is_broadcast() => {
+                return Err(wrong("hostIP", &address.into(), ADDRESSES));
+            }
+            Ok(HostAddress::V6(group)) if group.is_multicast() => {
+                return Err(wrong("hostIP", &address.into(), ADDRESSES));
             }
             parsed => parsed.map_err(|_| wrong("hostIP", &address.into(), ADDRESSES))?,
         },
@@ -188,7 +194,15 @@ mod tests {
             ),
             (
                 json!({"containerPort": 80, "hostIP": "x"}),
-                "[0].hostIP is \"x\": an IPv4 or IPv6 address, or nothing for both families, is allowed",
+                "[0].hostIP is \"x\": an address of the host, or nothing for all of them, is allowed",
+            ),
+            (
+                json!({"containerPort": 80, "hostIP": "255.255.255.255"}),
+                "[0].hostIP is \"255.255.255.255\": an address of the host, or nothing for all of them, is allowed",
+            ),
+            (
+                json!({"containerPort": 80, "hostIP": "ff02::1"}),
+                "[0].hostIP is \"ff02::1\": an address of the host, or nothing for all of them, is allowed",
             ),
             (
                 json!({"containerPort": 80, "hostIP": "::1"}),
