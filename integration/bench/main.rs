@@ -1,0 +1,85 @@
+//! portclaim against Debian's portmap, in one run and on one machine.
+//!
+//! Run by `scripts/bench`. Writes a report in Markdown to stdout and what it is
+//! at to stderr. Everything happens in namespaces of its own (`sandbox`), but
+//! for the store, which lies on a disk, as on a node.
+//!
+//! Whatever is compared is measured in turns, so that what else the machine
+//! does meets all alike. A time is never a reason to fail; a plugin call that
+//! fails, or a packet that does not arrive, is.
+
+// A bench that cannot go on has failed, and the panic says where.
+#![allow(clippy::unwrap_used)]
+
+mod calls;
+mod flow;
+mod machine;
+mod memory;
+// Parts of the suite, of which not all is needed here.
+#[allow(dead_code)]
+#[path = "../namespace.rs"]
+mod namespace;
+mod plugin;
+mod portmap;
+mod report;
+#[path = "../sandbox.rs"]
+mod sandbox;
+mod site;
+mod statistic;
+
+use std::time::Instant;
+
+use report::Report;
+
+/// How much is measured.
+struct Extent {
+    /// Existing mappings at which calls are measured, ascending.
+    sizes: &'static [u16],
+    /// Calls of each verb and plugin at each size.
+    samples: u32,
+    /// How often many containers are added at once.
+    bursts: u32,
+    /// Mappings at which new flows are measured, ascending.
+    flow_sizes: &'static [u16],
+    /// Batches of flows for each plugin and size.
+    batches: u32,
+}
+
+const FULL: Extent = Extent {
+    sizes: &[0, 100, 500, 2000],
+    samples: 31,
+    bursts: 3,
+    flow_sizes: &[1, 2000, 10_000],
+    batches: 31,
+};
+
+/// Shows that the bench works, and no more than that.
+const QUICK: Extent =
+    Extent { sizes: &[0, 100], samples: 5, bursts: 1, flow_sizes: &[1, 100], batches: 5 };
+
+fn main() {
+    let mut extent = &FULL;
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--quick" => extent = &QUICK,
+            // Cargo's, for every bench.
+            "--bench" => {}
+            other => {
+                eprintln!("usage: scripts/bench [--quick]; not known: {other}");
+                std::process::exit(2);
+            }
+        }
+    }
+    sandbox::enter();
+    let start = Instant::now();
+    let mut report = Report::new(machine::describe());
+    calls::measure(extent, &mut report);
+    flow::measure(extent, &mut report);
+    progress(&format!("{} s in all", start.elapsed().as_secs()));
+    print!("{report}");
+}
+
+/// Tells whoever waits what is being done.
+fn progress(what: &str) {
+    eprintln!("bench: {what}");
+}
