@@ -1,10 +1,18 @@
-//! What the first packet of a flow costs, by how many mappings there are.
+//! What a new flow costs, by how many mappings there are.
 //!
-//! Measured is the time of the sendto(2) that sends it. A packet crosses a veth
-//! pair in the system call that sends it, so that is all the way from the client
-//! through the host (conntrack, NAT, routing) into the container, where it ends.
+//! A packet crosses a veth pair in the system call that sends it. So the time of
+//! the sendto(2) that sends the first packet of a UDP flow is that of all its way,
+//! from the client through the host (conntrack, NAT, routing) to the container;
+//! and the time of a connect(2) that of a TCP handshake, three such ways.
 
-use std::{net::UdpSocket, process::Command, time::Instant};
+use std::{
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::net::sockopt::set_socket_linger;
 
 use crate::{
     Extent,
@@ -15,128 +23,184 @@ use crate::{
     statistic::Samples,
 };
 
-const TARGET: Target = Target(1.2);
+/// Wanted of portclaim at this many mappings.
+const TARGET: (u16, Target) = (10_000, Target(1.2));
 
 /// Flows of a batch, each from a port of its own.
-const BATCH: u16 = 200;
-/// Mappings that a container of portclaim's has.
-const PORTS_PER_CONTAINER: u16 = 100;
+const BATCH: u16 = 100;
+/// Mappings that a container of portclaim's has, each to a port of its own from
+/// this one on.
+const CONTAINER_PORTS: u16 = 50;
+const FIRST_CONTAINER_PORT: u16 = 1000;
 
-/// A node with its mappings, and clients.
+/// What leads to containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// A plugin's mappings.
+    Plugin(Plugin),
+    /// Nothing but a route.
+    Route,
+}
+
+impl Way {
+    const ALL: [Self; 3] =
+        [Self::Plugin(Plugin::Portclaim), Self::Plugin(Plugin::Portmap), Self::Route];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plugin(plugin) => plugin.name(),
+            Self::Route => "neither, and no conntrack",
+        }
+    }
+}
+
+/// A node with its mappings, and what was measured.
 struct Variant {
+    way: Way,
     site: Site,
     mappings: u16,
-    /// Whether to send to containers themselves, past all plugins.
-    direct: bool,
-    sockets: Vec<UdpSocket>,
+    clients: Clients,
     samples: Samples,
+}
+
+/// Both ends of the flows.
+enum Clients {
+    /// Sockets that send; the containers drop and count.
+    Udp(Vec<UdpSocket>),
+    /// Sockets that listen on all ports of the containers.
+    Tcp(Vec<TcpListener>),
 }
 
 /// Measures new flows at each number of mappings, and without any.
 pub fn measure(extent: &Extent, report: &mut Report) {
-    let mut variants = vec![Variant::new(Plugin::Portclaim, 1, true)];
-    for &mappings in extent.flow_sizes {
-        for plugin in Plugin::ALL {
-            progress(&format!("flows: {mappings} mappings of {}", plugin.name()));
-            let variant = Variant::new(plugin, mappings, false);
-            variant.fill();
-            variants.push(variant);
-        }
-    }
-    progress("flows: measuring");
-    // The first batch finds the neighbours.
-    for batch in 0..=extent.batches {
-        for variant in &mut variants {
-            let samples = variant.batch();
-            if batch > 0 {
-                variant.samples.append(samples);
+    let mut rows = Vec::new();
+    for protocol in ["udp", "tcp"] {
+        let mut variants = Vec::new();
+        for way in Way::ALL {
+            let sizes = if way == Way::Route { &[1] } else { extent.flow_sizes };
+            for &mappings in sizes {
+                progress(&format!("new {protocol} flows: {mappings} mappings, {}", way.name()));
+                variants.push(Variant::new(way, protocol, mappings));
             }
         }
-    }
-    let (direct, variants) = variants.split_first().expect("there is one");
-    let mut rows = Vec::new();
-    for plugin in Plugin::ALL {
-        let of_plugin: Vec<_> = variants.iter().filter(|v| v.site.plugin == plugin).collect();
-        for variant in &of_plugin {
-            let is_last = Some(&variant.mappings) == extent.flow_sizes.last();
-            let target = (plugin == Plugin::Portclaim && is_last).then_some(TARGET);
-            let ratio = variant.samples.ratio(&of_plugin[0].samples);
-            rows.push(format!(
-                "{} | {} | {} | {}",
-                plugin.name(),
-                variant.mappings,
-                Target::cells_of(target, ratio, ""),
-                variant.samples
-            ));
-        }
-    }
-    rows.push(format!("neither, and no conntrack | – | – | – | {}", direct.samples));
-    report.table(
-        "The first packet of a flow",
-        "through | mappings | ratio to 1 | target | time",
-        rows,
-        "UDP over IPv4, from a client outside to a random one of the host ports and into a \
-         container, which drops it; every packet was seen to arrive. The time is that of \
-         sendto(2), which takes the packet all the way.",
-    );
-}
-
-impl Variant {
-    fn new(plugin: Plugin, mappings: u16, direct: bool) -> Self {
-        let site = Site::new(plugin);
-        let bind = |_| UdpSocket::bind("0.0.0.0:0").expect("some port is free");
-        let sockets = site.client.enter(|| (0..BATCH).map(bind).collect());
-        Self { site, mappings, direct, sockets, samples: Samples::default() }
-    }
-
-    /// Makes its mappings, to UDP ports.
-    fn fill(&self) {
-        match self.site.plugin {
-            Plugin::Portmap => self.site.grow(0, self.mappings, Mapping::udp),
-            Plugin::Portclaim => {
-                let ports: Vec<_> = (FIRST_PORT..FIRST_PORT + self.mappings).collect();
-                for (number, ports) in (0..).zip(ports.chunks(PORTS_PER_CONTAINER.into())) {
-                    let mappings: Vec<_> = ports
-                        .iter()
-                        .map(|port| Mapping { container_port: *port, ..Mapping::udp(*port) })
-                        .collect();
-                    self.site.run(Call::new("ADD", &self.site, Container(number), &mappings));
+        progress(&format!("new {protocol} flows: measuring"));
+        // The first batch finds the neighbours.
+        for batch in 0..=extent.batches {
+            for variant in &mut variants {
+                let samples = variant.batch();
+                if batch > 0 {
+                    variant.samples.append(samples);
                 }
             }
         }
+        rows.extend(rows_of(protocol, &variants));
+    }
+    report.table(
+        "A new flow",
+        "flow | through | mappings | ratio to 1 | target | time",
+        rows,
+        "IPv4, from a client outside through a random one of the host ports to a container; all \
+         arrived. UDP: sendto(2) of the first packet, which takes it all the way. TCP: connect(2), \
+         a handshake.",
+    );
+}
+
+fn rows_of(protocol: &str, variants: &[Variant]) -> Vec<String> {
+    let row = |variant: &Variant| {
+        let first = variants.iter().find(|v| v.way == variant.way).expect("this is one");
+        let (size, target) = TARGET;
+        let has_target = variant.way == Way::Plugin(Plugin::Portclaim) && variant.mappings == size;
+        let ratio = variant.samples.ratio(&first.samples);
+        let ratio = Target::cells_of(has_target.then_some(target), ratio, "");
+        let mappings = match variant.way {
+            Way::Plugin(_) => variant.mappings.to_string(),
+            Way::Route => "–".to_owned(),
+        };
+        format!("{protocol} | {} | {mappings} | {ratio} | {}", variant.way.name(), variant.samples)
+    };
+    variants.iter().map(row).collect()
+}
+
+impl Variant {
+    fn new(way: Way, protocol: &'static str, mappings: u16) -> Self {
+        let plugin = if let Way::Plugin(plugin) = way { plugin } else { Plugin::Portclaim };
+        let site = Site::new(plugin);
+        let mapping = move |host_port| Mapping { protocol, ..Mapping::tcp(host_port) };
+        match way {
+            Way::Plugin(Plugin::Portmap) => site.grow(0, mappings, mapping),
+            Way::Plugin(Plugin::Portclaim) => fill(&site, mappings, mapping),
+            Way::Route => {}
+        }
+        let clients = if protocol == "udp" {
+            let bind = |_| UdpSocket::bind("0.0.0.0:0").expect("some port is free");
+            Clients::Udp(site.client.enter(|| (0..BATCH).map(bind).collect()))
+        } else {
+            let ports = (FIRST_CONTAINER_PORT..).take(CONTAINER_PORTS.into()).chain([80]);
+            Clients::Tcp(site.containers.enter(|| ports.map(listen).collect()))
+        };
+        Self { way, site, mappings, clients, samples: Samples::default() }
     }
 
-    /// Sends the first packet of some flows, each to a random mapping.
+    /// Begins some flows, each to a random mapping.
     fn batch(&mut self) -> Samples {
-        self.site.arrived();
-        let mut samples = Samples::default();
-        self.site.client.enter(|| {
-            for socket in &self.sockets {
-                let index = fastrand::u16(..self.mappings);
-                let target = if self.direct {
-                    format!("{}:80", Container(index).v4())
-                } else {
-                    format!("{ADDRESS}:{}", FIRST_PORT + index)
-                };
-                let target: std::net::SocketAddr = target.parse().expect("it is an address");
-                let start = Instant::now();
-                let sent = socket.send_to(b"hello", target);
-                samples.push(start.elapsed());
-                sent.expect("the client has a route");
-            }
-        });
-        let arrived = self.site.arrived();
-        assert_eq!(
-            arrived,
-            u64::from(BATCH),
-            "packets through {} at {} mappings",
-            self.site.plugin.name(),
-            self.mappings
-        );
-        if !self.direct {
+        let samples = match &self.clients {
+            Clients::Udp(sockets) => self.send(sockets),
+            Clients::Tcp(listeners) => self.connect(listeners),
+        };
+        if self.way != Way::Route {
             self.forget();
         }
         samples
+    }
+
+    fn send(&self, sockets: &[UdpSocket]) -> Samples {
+        self.site.arrived();
+        let send = |socket: &UdpSocket| {
+            let target = self.target();
+            let start = Instant::now();
+            let sent = socket.send_to(b"hello", target);
+            let time = start.elapsed();
+            sent.expect("the client has a route");
+            time
+        };
+        let samples = self.site.client.enter(|| sockets.iter().map(send).collect());
+        let (through, mappings) = (self.way.name(), self.mappings);
+        let arrived = self.site.arrived();
+        assert_eq!(arrived, u64::from(BATCH), "packets through {through} at {mappings} mappings");
+        samples
+    }
+
+    fn connect(&self, listeners: &[TcpListener]) -> Samples {
+        let connect = |_| {
+            let target = self.target();
+            let start = Instant::now();
+            let stream = TcpStream::connect(target);
+            let time = start.elapsed();
+            let stream = stream.unwrap_or_else(|error| panic!("{target}: {error}"));
+            // A reset leaves nothing behind that would hold the port.
+            set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket has the option");
+            time
+        };
+        let samples = self.site.client.enter(|| (0..BATCH).map(connect).collect());
+        let accepted = listeners.iter().map(|listener| {
+            let is_some = || match listener.accept() {
+                Ok(_) => true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                Err(error) => panic!("accept: {error}"),
+            };
+            std::iter::repeat_with(is_some).take_while(|is_some| *is_some).count()
+        });
+        assert_eq!(accepted.sum::<usize>(), usize::from(BATCH), "connections to containers");
+        samples
+    }
+
+    /// Where a flow goes to.
+    fn target(&self) -> SocketAddr {
+        let index = fastrand::u16(..self.mappings);
+        match self.way {
+            Way::Plugin(_) => (ADDRESS, FIRST_PORT + index).into(),
+            Way::Route => (Container(index).v4(), 80).into(),
+        }
     }
 
     /// Empties conntrack's table, so that what comes next are new flows again.
@@ -145,4 +209,23 @@ impl Variant {
         let message = String::from_utf8_lossy(&result.stderr);
         assert!(result.status.success(), "conntrack --flush: {message}");
     }
+}
+
+/// Gives portclaim's containers many mappings each, to be quick; the kernel holds
+/// as many elements as for one each.
+fn fill(site: &Site, mappings: u16, mapping: impl Fn(u16) -> Mapping) {
+    let ports: Vec<_> = (FIRST_PORT..FIRST_PORT + mappings).collect();
+    for (number, ports) in (0..).zip(ports.chunks(CONTAINER_PORTS.into())) {
+        let mappings: Vec<_> = (FIRST_CONTAINER_PORT..)
+            .zip(ports)
+            .map(|(container_port, port)| Mapping { container_port, ..mapping(*port) })
+            .collect();
+        site.run(Call::new("ADD", site, Container(number), &mappings));
+    }
+}
+
+fn listen(port: u16) -> TcpListener {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
+    listener.set_nonblocking(true).expect("a socket can be non-blocking");
+    listener
 }

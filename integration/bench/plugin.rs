@@ -62,11 +62,6 @@ impl Mapping {
     pub fn tcp(host_port: u16) -> Self {
         Self { host_port, container_port: 80, protocol: "tcp" }
     }
-
-    /// The same for UDP.
-    pub fn udp(host_port: u16) -> Self {
-        Self { protocol: "udp", ..Self::tcp(host_port) }
-    }
 }
 
 /// One execution of a plugin, ready to start.

@@ -7,10 +7,10 @@
 //!
 //! All containers exist on paper, but their addresses lead to one namespace,
 //! which counts UDP packets and drops them: a server would cost more than what
-//! is to be measured. They have IPv4 addresses only: portmap does everything
+//! is to be measured. Containers have IPv4 addresses only: portmap does everything
 //! twice for a container with both.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The host's address that the client knows.
-pub const ADDRESS: &str = "192.0.2.1";
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// Existing mappings have the host ports from here on.
 pub const FIRST_PORT: u16 = 20_000;
@@ -43,9 +43,9 @@ impl Container {
     }
 
     /// Its address.
-    pub fn v4(self) -> String {
+    pub fn v4(self) -> Ipv4Addr {
         let [high, low] = self.0.to_be_bytes();
-        format!("10.88.{high}.{low}")
+        Ipv4Addr::new(10, 88, high, low)
     }
 
     /// The result of the plugin that gave it its address.
@@ -66,7 +66,8 @@ pub struct Site {
     pub host: Namespace,
     /// Where packets come from.
     pub client: Namespace,
-    containers: Namespace,
+    /// Where the addresses of all containers are.
+    pub containers: Namespace,
     data: TempDir,
     run: TempDir,
 }
@@ -94,7 +95,9 @@ impl Site {
              route add default via {ADDRESS}"
         ));
         containers.ip("address add 169.254.0.2/30 dev eth0\n\
-             link set eth0 up");
+             link set eth0 up\n\
+             route add local 10.88.0.0/16 dev lo\n\
+             route add default via 169.254.0.1");
         containers.nft(
             "table netdev sink {
                 counter arrived { }
