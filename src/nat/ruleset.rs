@@ -8,7 +8,7 @@
 //!         raw                          dstnat  dstnat + 10 ├ fib daddr type local ─ hostports ─ dnat
 //! host ─────────────────────── … kube-proxy … ───── output ┘
 //!
-//! to a forwarded endpoint, after dnat: postrouting ─ masquerading
+//! after dnat: postrouting ─ masquerading ─ forwarded ─ masquerade
 //! ```
 //!
 //! - `prerouting` and `output` run after kube-proxy's chains, so that services
@@ -19,8 +19,9 @@
 //!   services that listen on loopback only (CVE-2020-8558). It sees packets
 //!   before connection tracking, so replies to masqueraded loopback sources still
 //!   carry the host's address there.
-//! - `masquerading` is reached by connections to endpoints in this table only,
-//!   so that other tables' DNAT keeps its source addresses.
+//! - `forwarded` lets connections to endpoints in this table pass only, so that
+//!   other tables' DNAT keeps its source addresses. It comes last: the packets
+//!   of most flows need no masquerading, which costs less to find out.
 //!
 //! Limits:
 //! - `[::1]:PORT` on the host is refused, not forwarded: IPv6 has nothing like
@@ -188,6 +189,7 @@ impl Table {
             self.chain("hostports"),
             self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DNAT_PRIORITY),
             self.base_chain("output", NfChainType::NAT, NfHook::Output, DNAT_PRIORITY),
+            self.chain("forwarded"),
             self.chain("masquerading"),
             self.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SNAT_PRIORITY),
         ]);
@@ -296,41 +298,40 @@ fn rules(options: &Options) -> Vec<Line> {
             rule(chain, "to the host itself", statements);
         }
     }
-    for (comment, statements) in masquerading(options) {
-        rule("masquerading", comment, statements);
+    if !options.snat {
+        return rules;
     }
     for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
         let mut endpoint = vec![payload(header, "daddr")];
         endpoint.extend(transport());
-        rule(
-            "postrouting",
-            "forwarded by this table",
-            vec![is_dnat(), is(concat(endpoint), member(set)), jump("masquerading")],
-        );
+        let masquerade = Statement::Masquerade(None);
+        rule("forwarded", "by this table", vec![is(concat(endpoint), member(set)), masquerade]);
     }
+    for (comment, condition) in masquerading(options) {
+        let statements = condition.into_iter().chain([jump("forwarded")]).collect();
+        rule("masquerading", comment, statements);
+    }
+    rule("postrouting", "forwarded", vec![is_dnat(), jump("masquerading")]);
     rules
 }
 
-fn masquerading(options: &Options) -> Vec<(&'static str, Vec<Statement<'static>>)> {
-    let masquerade = || Statement::Masquerade(None);
-    if !options.snat {
-        return Vec::new();
-    }
+/// What must be masqueraded, if it is forwarded by this table; all for none.
+fn masquerading(options: &Options) -> Vec<(&'static str, Option<Statement<'static>>)> {
     if options.masq_all {
-        return vec![("masqAll", vec![masquerade()])];
+        return vec![("masqAll", None)];
     }
     let pair = |header, set| {
         let addresses = concat(vec![payload(header, "saddr"), payload(header, "daddr")]);
-        vec![is(addresses, member(set)), masquerade()]
+        Some(is(addresses, member(set)))
     };
     let links = concat(vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)]);
     vec![
+        ("from loopback", Some(is(payload("ip", "saddr"), loopback()))),
+        ("out by the link it came in by", Some(is(links, member(Set::Links)))),
         // With br_netfilter, a bridge is not the link that its packets came in by:
         // so a container is known by its address as well.
         ("a container to itself", pair("ip", Set::Hairpin4)),
         ("a container to itself", pair("ip6", Set::Hairpin6)),
-        ("out by the link it came in by", vec![is(links, member(Set::Links)), masquerade()]),
-        ("from loopback", vec![is(payload("ip", "saddr"), loopback()), masquerade()]),
     ]
 }
 
