@@ -174,7 +174,7 @@ pub(super) fn unshared(leases: &View, forwarding: &Forwarding) -> Result<Vec<Ele
     }
     let mut found = elements_held_only_by(forwarding, &others);
     if let Some(link) = &forwarding.link
-        && leases.link_users(network, link)? > 0
+        && leases.link_is_used(network, link)?
     {
         found.retain(|element| !element.is_link());
     }

@@ -89,14 +89,14 @@ impl View {
         Ok(self.keys_of_network(network).next().transpose()?.is_none())
     }
 
-    /// How many attachments of the network are behind a link of the host.
-    pub fn link_users(
+    /// Whether an attachment of the network is behind a link of the host.
+    pub fn link_is_used(
         &self,
         network: &NetworkName,
         link: &InterfaceName,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<bool, StoreError> {
         let prefix = record::prefix([network.as_str(), link.as_str()]);
-        self.scan(Tree::Link, prefix).try_fold(0, |users, entry| entry.map(|_| users + 1))
+        Ok(self.scan(Tree::Link, prefix).next().transpose()?.is_some())
     }
 
     /// What attachments of the network hold that have this address. More than one
