@@ -131,12 +131,15 @@ struct Node {
     run_dir: PathBuf,
 }
 
+/// Where in `runDir` the store works: `/run` is in memory.
+pub const STORE_WORK: &str = "store";
+
 impl Node {
     fn new(call: &Call, config: &Config) -> Result<Self, Error> {
         let boot_id = host::boot_id()?;
         Ok(Self {
             store: Store::new(config.data_dir.clone(), boot_id)
-                .with_spare(config.run_dir.join("spare")),
+                .working_in(config.run_dir.join(STORE_WORK)),
             nat: Nat::new(call.path.as_deref()),
             run_dir: config.run_dir.clone(),
         })

@@ -11,12 +11,15 @@
 //! <dir>/generation.42/            sled's files, and `seal`; never written again
 //! <dir>/generation.41/            the one before, kept to fall back on
 //! <dir>/damaged.39/               set aside by a writer that fell back
-//! <dir>/writing.<pid>.<n>/        a writer's copy, before it is a generation
-//! <dir>/reading.<pid>.<n>/        a reader's copy, flocked while it is in use
+//! <dir>/writing.<pid>.<n>/        what a writer wrote, before it is a generation
+//! <work>/writing.<pid>.<n>/       a writer's copy, flocked while it is in use
+//! <work>/reading.<pid>.<n>/       a reader's copy, likewise
 //! ```
 //!
-//! A writer copies `current`, opens the copy, writes, closes it, seals it and
-//! renames the link; a reader copies and opens without the lock. A `seal` holds
+//! A writer copies `current`, opens the copy, writes, closes it, copies it back,
+//! seals that and renames the link; a reader copies and opens without the lock.
+//! `work` should be in memory: sled syncs its files, three times from opening to
+//! closing, which on a disk is much of what a call takes and of no use for copies. A `seal` holds
 //! the boot in which the generation was written, and the length and CRC-32 of
 //! each of its files, so that damage shows when a generation is copied and not
 //! when sled happens upon it.
@@ -65,7 +68,8 @@ use error::At;
 pub struct Store {
     dir: PathBuf,
     boot: String,
-    spare: Option<PathBuf>,
+    /// Where copies are opened, if not beside the generations.
+    work: Option<PathBuf>,
 }
 
 impl Store {
@@ -73,14 +77,15 @@ impl Store {
     /// ID (`/proc/sys/kernel/random/boot_id`). Touches nothing.
     #[must_use]
     pub fn new(dir: PathBuf, boot_id: String) -> Self {
-        Self { dir, boot: boot_id, spare: None }
+        Self { dir, boot: boot_id, work: None }
     }
 
-    /// Names a directory that readers copy to where the store's own takes nothing
-    /// more, because its disk is full or read-only. It is created when needed.
+    /// The same store, with copies opened below this directory, which is created
+    /// (0700) where it is missing and should be on a file system in memory. Other
+    /// stores may use it as well.
     #[must_use]
-    pub fn with_spare(self, spare: PathBuf) -> Self {
-        Self { spare: Some(spare), ..self }
+    pub fn working_in(self, work: PathBuf) -> Self {
+        Self { work: Some(work), ..self }
     }
 
     /// Whether anything was ever committed here. DEL on a node that never held

@@ -1,9 +1,10 @@
-//! Copies a generation, checking every byte against its seal.
+//! Copies generations out, checking every byte, and databases in, summing it up.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -40,6 +41,37 @@ pub(super) fn copy(generation: &Path, to: &Path) -> Result<Seal, StoreError> {
         }
     }
     Ok(seal)
+}
+
+/// Copies the files of a closed database into an empty directory, and sums them
+/// up by their path.
+pub(super) fn copy_closed(from: &Path, to: &Path) -> Result<BTreeMap<PathBuf, Sum>, StoreError> {
+    let mut files = BTreeMap::new();
+    copy_below(from, to, Path::new(""), &mut files)?;
+    Ok(files)
+}
+
+fn copy_below(
+    from: &Path,
+    to: &Path,
+    inside: &Path,
+    files: &mut BTreeMap<PathBuf, Sum>,
+) -> Result<(), StoreError> {
+    for entry in fs::read_dir(from).at("list", from)? {
+        let entry = entry.at("list", from)?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let inside = inside.join(entry.file_name());
+        if source.is_dir() {
+            fs::create_dir(&target).at("create", &target)?;
+            copy_below(&source, &target, &inside, files)?;
+        } else {
+            let from = File::open(&source).at("open", &source)?;
+            let mut file = create(&target)?;
+            let sum = Sum::of(from, |bytes| file.write_all(bytes).at("write", &target), &source)?;
+            files.insert(inside, sum);
+        }
+    }
+    Ok(())
 }
 
 /// What a broken disk, or a directory in the place of a file, says.

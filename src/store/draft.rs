@@ -1,11 +1,12 @@
 //! Writing: a private copy of what is committed, changed, and published.
 
-use std::{io, ops::Deref, path::Path, time::Duration};
+use std::{ops::Deref, time::Duration};
 
 use crate::lease::{Attachment, Forwarding};
 
 use super::{
     Lock, StoreError,
+    copy::copy_closed,
     database::Database,
     error::At,
     generation::open_base,
@@ -15,9 +16,6 @@ use super::{
     seal::Seal,
     view::View,
 };
-
-/// How much room there should be, in bytes, for what a commit adds to the copy.
-const HEADROOM: u64 = 256 * 1024;
 
 /// What is to be committed. Dropped without a commit, it leaves nothing behind;
 /// after an error of `insert` other than a conflict, of `remove` or of
@@ -35,20 +33,15 @@ impl<'lock> Draft<'lock> {
     pub(super) fn begin(lock: &'lock mut Lock) -> Result<Self, StoreError> {
         let store = &lock.store;
         scratch::remove_leftovers(&store.dir)?;
-        let mut scratch = Scratch::writing(&store.dir)?;
-        let mut base = match open_base(&store.dir, &store.boot, &scratch) {
-            Err(e) if e.takes_no_more() => {
-                publish::make_room(&store.dir)?;
-                open_base(&store.dir, &store.boot, &scratch)?
-            }
-            opened => opened?,
-        };
-        if available(&store.dir)? < HEADROOM {
-            publish::make_room(&store.dir)?;
+        if let Some(work) = &store.work
+            && let Err(e) = scratch::remove_leftovers(work)
+        {
+            log::warn!("{e}");
         }
+        let (mut base, mut scratch) = open_base(store, Scratch::writing)?;
         if base.bloated {
             // Where this fails, the disk may be full, the old file still serves.
-            match rebuild(&base.database, &store.dir) {
+            match rebuild(&base.database, &scratch) {
                 Ok(rebuilt) => (base.database, scratch) = rebuilt,
                 Err(e) => log::warn!("cannot rebuild the database: {e}"),
             }
@@ -145,12 +138,19 @@ impl<'lock> Draft<'lock> {
         let (live, lineage) = (database.live(), database.lineage());
         database.close()?;
         let store = &self.lock.store;
-        let new = self.scratch.path();
-        Seal::of(new, &store.boot, live, lineage)?.write(new)?;
-        if self.plan.durable {
-            Seal::sync(new)?;
+        let write = || {
+            let new = Scratch::writing(&store.dir)?;
+            let files = copy_closed(self.scratch.path(), new.path())?;
+            Seal::new(files, &store.boot, live, lineage).write(new.path())?;
+            if self.plan.durable {
+                Seal::sync(new.path())?;
+            }
+            publish::publish(&store.dir, new.path(), &self.plan)
+        };
+        match write() {
+            Err(e) if e.takes_no_more() && publish::make_room(&store.dir)? => write(),
+            written => written,
         }
-        publish::publish(&store.dir, new, &self.plan)
     }
 
     /// Removes an attachment's record and everything that leads to it.
@@ -186,15 +186,9 @@ impl Deref for Draft<'_> {
 }
 
 /// The same content in a fresh file, in a directory of its own.
-fn rebuild(database: &Database, dir: &Path) -> Result<(Database, Scratch), StoreError> {
-    let scratch = Scratch::writing(dir)?;
+fn rebuild(database: &Database, beside: &Scratch) -> Result<(Database, Scratch), StoreError> {
+    let scratch = beside.another()?;
     Ok((database.rebuild(scratch.path())?, scratch))
-}
-
-/// The bytes that the file system of a directory still takes.
-fn available(dir: &Path) -> Result<u64, StoreError> {
-    let stat = rustix::fs::statvfs(dir).map_err(io::Error::from).at("look at", dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// The keys under which the indexes name a forwarding's record.

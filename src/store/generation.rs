@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{StoreError, copy::copy, database::Database, error::At, scratch::Scratch, seal::Seal};
+use super::{
+    Store, StoreError, copy::copy, create_dir, database::Database, error::At, scratch::Scratch,
+    seal::Seal,
+};
 
 /// The link to the newest generation.
 pub(super) const CURRENT: &str = "current";
@@ -188,14 +191,31 @@ impl Survey {
     }
 }
 
-/// Opens a private copy of what holds now. The links may move meanwhile, each
-/// time because a writer committed.
-pub(super) fn open_base(dir: &Path, boot: &str, scratch: &Scratch) -> Result<Base, StoreError> {
-    loop {
-        if let Some(base) = Survey::of(dir, boot)?.open(dir, boot, scratch)? {
-            return Ok(base);
+/// Opens a private copy of what holds now, in a directory that `create` makes.
+/// Where there is no place for it in memory, the disk will do.
+pub(super) fn open_base(
+    store: &Store,
+    create: fn(&Path) -> Result<Scratch, StoreError>,
+) -> Result<(Base, Scratch), StoreError> {
+    let open_in = |dir| {
+        let scratch = create(dir)?;
+        // The links may move meanwhile, each time because a writer committed.
+        loop {
+            let survey = Survey::of(&store.dir, &store.boot)?;
+            if let Some(base) = survey.open(&store.dir, &store.boot, &scratch)? {
+                return Ok((base, scratch));
+            }
+        }
+    };
+    if let Some(work) = &store.work {
+        match create_dir(work).and_then(|()| open_in(work)) {
+            Err(e @ StoreError::Io { .. }) => {
+                log::warn!("{e}; working in {} instead", store.dir.display());
+            }
+            opened => return opened,
         }
     }
+    open_in(&store.dir)
 }
 
 /// An empty database, which descends from nothing.

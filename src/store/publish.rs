@@ -104,19 +104,22 @@ fn prune(dir: &Path, plan: &Plan) -> Result<(), StoreError> {
 
 /// Gives up what is kept to fall back on, so that leases can be given back on a
 /// disk that is full; unless it may be needed, because `current` is not whole.
-pub(super) fn make_room(dir: &Path) -> Result<(), StoreError> {
-    let Some(current) = Link::read(dir, CURRENT)?.number() else { return Ok(()) };
+/// Tells whether there was something to give up.
+pub(super) fn make_room(dir: &Path) -> Result<bool, StoreError> {
+    let Some(current) = Link::read(dir, CURRENT)?.number() else { return Ok(false) };
     if !Seal::read(&path(dir, current)).is_ok_and(|seal| seal.holds(&path(dir, current))) {
-        return Ok(());
+        return Ok(false);
     }
+    let mut made = false;
     let durable = Link::read(dir, DURABLE)?.number();
     for number in numbers(dir)? {
         if number != current && Some(number) != durable {
             log::warn!("{} has no room left: generation {number} is given up", dir.display());
             remove(&path(dir, number));
+            made = true;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Removes generations that no link ever led to.

@@ -1,13 +1,8 @@
 //! Reading without the lock, from a private copy.
 
-use std::{ops::Deref, path::Path};
+use std::ops::Deref;
 
-use super::{
-    Store, StoreError,
-    generation::open_base,
-    scratch::{self, Scratch},
-    view::View,
-};
+use super::{Store, StoreError, generation::open_base, scratch::Scratch, view::View};
 
 /// What the store held when it was read.
 #[derive(Debug)]
@@ -22,19 +17,7 @@ impl Reader {
         if !store.exists()? {
             return Ok(Self { view: View { database: None }, _scratch: None });
         }
-        match (Self::copy_to(&store.dir, store), &store.spare) {
-            (Err(e), Some(spare)) if e.takes_no_more() => {
-                super::create_dir(spare)?;
-                scratch::remove_leftovers(spare)?;
-                Self::copy_to(spare, store)
-            }
-            (read, _) => read,
-        }
-    }
-
-    fn copy_to(dir: &Path, store: &Store) -> Result<Self, StoreError> {
-        let scratch = Scratch::reading(dir)?;
-        let base = open_base(&store.dir, &store.boot, &scratch)?;
+        let (base, scratch) = open_base(store, Scratch::reading)?;
         Ok(Self { view: View { database: Some(base.database) }, _scratch: Some(scratch) })
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// A directory for a writer, who holds the node's lock.
+    /// A directory for a writer, who holds the lock of its store.
     pub(super) fn writing(dir: &Path) -> Result<Self, StoreError> {
         Self::create(dir, WRITING)
     }
@@ -60,6 +60,11 @@ impl Scratch {
         }
     }
 
+    /// Another one for a writer, beside this.
+    pub(super) fn another(&self) -> Result<Self, StoreError> {
+        Self::writing(self.path.parent().expect("it was made inside a directory"))
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -87,32 +92,35 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what killed writers and readers left. The caller holds the node's
-/// lock, so there is no other writer; a reader that lives has locked its own.
+/// Removes what killed writers and readers left; nothing where there is no such
+/// directory. Those that live have locked their own.
 pub(super) fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
-    for entry in fs::read_dir(dir).at("list", dir)? {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.at("list", dir)?,
+    };
+    for entry in entries {
         let entry = entry.at("list", dir)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
+        if !name.starts_with(WRITING) && !name.starts_with(READING) {
+            continue;
+        }
         let path = entry.path();
-        // Held until the directory is gone: one that a reader has just made and
-        // not yet locked must not become its own under our hands.
-        let _held = match lock_dead(&path) {
-            _ if name.starts_with(WRITING) => None,
-            Some(held) if name.starts_with(READING) => Some(held),
-            _ => continue,
-        };
-        match fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                log::warn!("cannot remove {}: {e}", path.display());
-            }
-            _ => {}
+        // Held until it is gone, so that whoever has just created it notices.
+        if let Some(_dead) = lock_dead(&path)
+            && let Err(e) = fs::remove_dir_all(&path)
+            && e.kind() != ErrorKind::NotFound
+        {
+            log::warn!("cannot remove {}: {e}", path.display());
         }
     }
     Ok(())
 }
 
-/// Locks a directory that nobody who lives has locked.
-fn lock_dead(dir: &Path) -> Option<File> {
-    File::open(dir).ok().filter(|dir| dir.try_lock_exclusive().is_ok())
+/// The lock of a directory whose process is no more.
+fn lock_dead(path: &Path) -> Option<File> {
+    let dir = File::open(path).ok()?;
+    dir.try_lock_exclusive().ok()?;
+    Some(dir)
 }

@@ -70,11 +70,9 @@ pub(super) struct Seal {
 }
 
 impl Seal {
-    /// Sums up the files of a directory whose database is closed.
-    pub(super) fn of(dir: &Path, boot: &str, live: u64, lineage: u64) -> Result<Self, StoreError> {
-        let mut files = BTreeMap::new();
-        sum_up(dir, Path::new(""), &mut files)?;
-        Ok(Self { schema: SCHEMA, boot: boot.to_owned(), live, lineage, files })
+    /// The seal of these files, by their path inside the generation.
+    pub(super) fn new(files: BTreeMap<PathBuf, Sum>, boot: &str, live: u64, lineage: u64) -> Self {
+        Self { schema: SCHEMA, boot: boot.to_owned(), live, lineage, files }
     }
 
     /// Reads and checks the seal of a generation.
@@ -152,18 +150,4 @@ pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
 /// A new file that only root may read.
 pub(super) fn create(path: &Path) -> Result<File, StoreError> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).at("create", path)
-}
-
-fn sum_up(dir: &Path, inside: &Path, files: &mut BTreeMap<PathBuf, Sum>) -> Result<(), StoreError> {
-    for entry in fs::read_dir(dir).at("list", dir)? {
-        let entry = entry.at("list", dir)?;
-        let (path, inside) = (entry.path(), inside.join(entry.file_name()));
-        if path.is_dir() {
-            sum_up(&path, &inside, files)?;
-        } else {
-            let file = File::open(&path).at("open", &path)?;
-            files.insert(inside, Sum::of(file, |_| Ok(()), &path)?);
-        }
-    }
-    Ok(())
 }

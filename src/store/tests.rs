@@ -30,7 +30,7 @@ const BOOT: &str = "8f1c0f0e-6d5b-4c58-9a7e-000000000001";
 const CHILD: &str = "PORTCLAIM_STORE_TEST";
 
 fn store(dir: &Path) -> Store {
-    Store::new(dir.join("data"), BOOT.to_owned())
+    Store::new(dir.join("data"), BOOT.to_owned()).working_in(dir.join("work"))
 }
 
 fn port(number: u16) -> Port {
@@ -72,7 +72,11 @@ fn commit(store: &Store, change: impl FnOnce(&mut Draft) -> Result<(), StoreErro
 
 /// What is in the store's directory, without the lock.
 fn listing(store: &Store) -> Vec<String> {
-    let entries = fs::read_dir(&store.dir).unwrap();
+    names(&store.dir)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name != "lock").collect();
     names.sort();

@@ -8,7 +8,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use portclaim::{host, store::Store};
+use portclaim::{command, host, store::Store};
 
 /// See which host ports the containers of this node have.
 #[derive(Parser)]
@@ -17,6 +17,11 @@ struct Arguments {
     /// Where the plugin keeps its database (`dataDir` of the conflist).
     #[arg(long, global = true, default_value = "/var/lib/portclaim")]
     data_dir: PathBuf,
+
+    /// Where it publishes files (`runDir` of the conflist); copies of the
+    /// database are read there.
+    #[arg(long, global = true, default_value = "/run/portclaim")]
+    run_dir: PathBuf,
 
     #[command(subcommand)]
     command: Command,
@@ -43,7 +48,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let boot_id = host::boot_id()?;
-    let store = Store::new(arguments.data_dir.clone(), boot_id);
+    let store = Store::new(arguments.data_dir.clone(), boot_id)
+        .working_in(arguments.run_dir.join(command::STORE_WORK));
     let mut stdout = io::stdout().lock();
     match &arguments.command {
         Command::List(options) => {
