@@ -23,6 +23,7 @@ mod node;
 mod protocol;
 mod publication;
 mod readme;
+mod recovery;
 mod sandbox;
 mod sctp;
 mod traffic;
@@ -43,6 +44,7 @@ fn main() {
         concurrency::trials(),
         crash::trials(),
         readme::trials(),
+        recovery::trials(),
     ];
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for answers that must not come.

@@ -293,7 +293,8 @@ fn a_damaged_generation_is_set_aside() {
     assert!(!outcome.stderr.is_empty(), "what was found is reported");
     let ports: Vec<_> = leases(&node).into_iter().map(|held| held.host_port).collect();
     assert_eq!(ports, [8080, 8082], "the generation before, and the new lease");
-    // What the kernel still forwards for nobody is replaced by its next owner.
+    let ports: Vec<_> = forwarded(&node, &network()).into_keys().map(|(_, port)| port).collect();
+    assert_eq!(ports, [8080, 8082], "what is forwarded for nobody went");
     add(&network(), &node, &Container::on_paper("c3", 5), 8081);
     let container = "10.99.0.5:80".parse().unwrap();
     assert_eq!(forwarded(&node, &network())[&("tcp".to_owned(), 8081)], container);
