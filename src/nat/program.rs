@@ -6,12 +6,18 @@
 use std::{
     ffi::OsStr,
     io::{self, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use nftables::schema::Nftables;
-use rustix::fs::{Access, access};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Access, Timespec, access},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 /// Where nft is when `PATH` does not lead to it: a runtime may start plugins
 /// without one, or without the directories for root.
@@ -27,6 +33,10 @@ pub(super) fn find(path: Option<&OsStr>) -> Option<PathBuf> {
         .map(|directory| directory.join(NAME))
         .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
 }
+
+/// How long nft may take; 20,000 elements take it about a second. One that hangs
+/// would keep the node's lock, of which it has a copy, for ever.
+const DEADLINE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Runs a transaction, or only checks whether the kernel would take it.
 pub(super) fn run(program: &Path, transaction: &Nftables<'_>, check: bool) -> io::Result<Output> {
@@ -44,10 +54,27 @@ pub(super) fn run(program: &Path, transaction: &Nftables<'_>, check: bool) -> io
         .stderr(Stdio::piped())
         .spawn()?;
     let stdin = child.stdin.take();
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     std::thread::scope(|scope| {
+        scope.spawn(|| kill_at_deadline(&pidfd));
         // Written beside the reading, or both sides might wait for each other. An
         // nft that does not read to the end says why by its exit status.
         scope.spawn(move || stdin.map(|mut pipe| pipe.write_all(&json)));
         child.wait_with_output()
     })
+}
+
+/// Returns when the process has ended, and sees to it that it does.
+fn kill_at_deadline(process: &impl AsFd) {
+    let mut ended = [PollFd::new(process, PollFlags::IN)];
+    let ready = loop {
+        match poll(&mut ended, Some(&DEADLINE)) {
+            Err(Errno::INTR) => {}
+            result => break result,
+        }
+    };
+    if ready != Ok(1) {
+        log::error!("nft has not ended within {} s and is killed", DEADLINE.tv_sec);
+        _ = pidfd_send_signal(process, Signal::KILL);
+    }
 }
