@@ -54,13 +54,34 @@ impl Way {
     }
 }
 
-/// A node with its mappings, and what was measured.
+/// Where flows go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// All to the mapping that came last: what the mappings beside it cost.
+    One,
+    /// Each to a random one of all: what it costs besides that everything on the
+    /// way, from the neighbour to the container, is out of the cache.
+    Any,
+}
+
+impl Aim {
+    const ALL: [Self; 2] = [Self::One, Self::Any];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::One => "one port",
+            Self::Any => "any of them",
+        }
+    }
+}
+
+/// A node with its mappings, and what was measured for each aim.
 struct Variant {
     way: Way,
     site: Site,
     mappings: u16,
     clients: Clients,
-    samples: Samples,
+    samples: [Samples; Aim::ALL.len()],
 }
 
 /// Both ends of the flows.
@@ -86,34 +107,42 @@ pub fn measure(extent: &Extent, report: &mut Report) {
         // The first batch finds the neighbours.
         for batch in 0..=extent.batches {
             for variant in &mut variants {
-                let samples = variant.batch();
-                if batch > 0 {
-                    variant.samples.append(samples);
+                for aim in Aim::ALL {
+                    let samples = variant.batch(aim);
+                    if batch > 0 {
+                        variant.samples[aim as usize].append(samples);
+                    }
                 }
             }
         }
-        rows.extend(rows_of(protocol, &variants));
+        for aim in Aim::ALL {
+            rows.extend(rows_of(protocol, aim, &variants));
+        }
     }
     report.table(
         "A new flow",
-        "flow | through | destinations | ratio to 1 | target | time",
+        "flow | to | through | mappings | ratio to 1 | target | time",
         rows,
-        "IPv4, from a client outside through a random one of the host ports to a container; all \
-         arrived. UDP: sendto(2) of the first packet, which takes it all the way. TCP: connect(2), \
-         a handshake. The last rows are plain routes to as many addresses of containers: what it \
-         costs to go somewhere else each time, out of the cache.",
+        "IPv4, from a client outside through a host port to a container; all arrived. UDP: \
+         sendto(2) of the first packet, which takes it all the way. TCP: connect(2), a handshake. \
+         To one port, the mapping that came last, it shows what the others beside it cost; to any \
+         of them, also what it costs to go somewhere else each time, out of the cache, as the \
+         plain routes to as many containers do.",
     );
 }
 
-fn rows_of(protocol: &str, variants: &[Variant]) -> Vec<String> {
+fn rows_of(protocol: &str, aim: Aim, variants: &[Variant]) -> Vec<String> {
     let row = |variant: &Variant| {
         let first = variants.iter().find(|v| v.way == variant.way).expect("this is one");
         let (size, target) = TARGET;
-        let has_target = variant.way == Way::Plugin(Plugin::Portclaim) && variant.mappings == size;
-        let ratio = variant.samples.ratio(&first.samples);
+        let is_portclaim = variant.way == Way::Plugin(Plugin::Portclaim);
+        let has_target = is_portclaim && variant.mappings == size && aim == Aim::One;
+        let samples = &variant.samples[aim as usize];
+        let ratio = samples.ratio(&first.samples[aim as usize]);
         let ratio = Target::cells_of(has_target.then_some(target), ratio, "");
         let mappings = variant.mappings;
-        format!("{protocol} | {} | {mappings} | {ratio} | {}", variant.way.name(), variant.samples)
+        let (to, through) = (aim.name(), variant.way.name());
+        format!("{protocol} | {to} | {through} | {mappings} | {ratio} | {samples}")
     };
     variants.iter().map(row).collect()
 }
@@ -135,14 +164,14 @@ impl Variant {
             let ports = (FIRST_CONTAINER_PORT..).take(CONTAINER_PORTS.into()).chain([80]);
             Clients::Tcp(site.containers.enter(|| ports.map(listen).collect()))
         };
-        Self { way, site, mappings, clients, samples: Samples::default() }
+        Self { way, site, mappings, clients, samples: Default::default() }
     }
 
-    /// Begins some flows, each to a random mapping.
-    fn batch(&mut self) -> Samples {
+    /// Begins some flows.
+    fn batch(&self, aim: Aim) -> Samples {
         let samples = match &self.clients {
-            Clients::Udp(sockets) => self.send(sockets),
-            Clients::Tcp(listeners) => self.connect(listeners),
+            Clients::Udp(sockets) => self.send(sockets, aim),
+            Clients::Tcp(listeners) => self.connect(listeners, aim),
         };
         if self.way != Way::Route {
             self.forget();
@@ -150,10 +179,10 @@ impl Variant {
         samples
     }
 
-    fn send(&self, sockets: &[UdpSocket]) -> Samples {
+    fn send(&self, sockets: &[UdpSocket], aim: Aim) -> Samples {
         self.site.arrived();
         let send = |socket: &UdpSocket| {
-            let target = self.target();
+            let target = self.target(aim);
             let start = Instant::now();
             let sent = socket.send_to(b"hello", target);
             let time = start.elapsed();
@@ -167,9 +196,9 @@ impl Variant {
         samples
     }
 
-    fn connect(&self, listeners: &[TcpListener]) -> Samples {
+    fn connect(&self, listeners: &[TcpListener], aim: Aim) -> Samples {
         let connect = |_| {
-            let target = self.target();
+            let target = self.target(aim);
             let start = Instant::now();
             let stream = TcpStream::connect(target);
             let time = start.elapsed();
@@ -192,8 +221,11 @@ impl Variant {
     }
 
     /// Where a flow goes to.
-    fn target(&self) -> SocketAddr {
-        let index = fastrand::u16(..self.mappings);
+    fn target(&self, aim: Aim) -> SocketAddr {
+        let index = match aim {
+            Aim::One => self.mappings - 1,
+            Aim::Any => fastrand::u16(..self.mappings),
+        };
         match self.way {
             Way::Plugin(_) => (ADDRESS, FIRST_PORT + index).into(),
             Way::Route => (Container(index).v4(), 80).into(),
