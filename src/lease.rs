@@ -11,7 +11,7 @@ pub use address::{ContainerAddresses, HostAddress, ParseHostAddressError};
 pub use attachment::{
     Attachment, ContainerId, InterfaceName, Namespace, NetworkName, ParseNameError, Pod, PodName,
 };
-pub use port::{HostPort, ParsePortError, Port, PortRange, PortSet, Protocol};
+pub use port::{HostPort, ParsePortError, Port, PortSet, Protocol};
 
 use serde::{Deserialize, Serialize};
 

@@ -119,23 +119,9 @@ impl fmt::Display for HostPort {
 
 /// Ports from `first` to `last`, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortRange {
+struct PortRange {
     first: Port,
     last: Port,
-}
-
-impl PortRange {
-    /// The lowest port of the range.
-    #[must_use]
-    pub fn first(self) -> Port {
-        self.first
-    }
-
-    /// The highest port of the range, itself part of it.
-    #[must_use]
-    pub fn last(self) -> Port {
-        self.last
-    }
 }
 
 impl fmt::Display for PortRange {
@@ -165,12 +151,6 @@ pub enum ParsePortError {
 }
 
 impl PortSet {
-    /// The ranges, lowest first, none touching the next.
-    #[must_use]
-    pub fn ranges(&self) -> &[PortRange] {
-        &self.0
-    }
-
     /// How many ports it holds, 0 to 65535.
     #[must_use]
     pub fn len(&self) -> u32 {

@@ -129,7 +129,7 @@ impl Database {
 
     /// Drops what does not outlive a boot.
     pub(super) fn end_boot(&mut self) -> Result<(), StoreError> {
-        for tree in Tree::OF_BOOT {
+        for tree in Tree::ALL.into_iter().filter(|tree| tree.is_of_boot()) {
             self.tree(tree).clear().at("write", &self.path)?;
         }
         self.live = 0;

@@ -61,17 +61,10 @@ impl Tree {
         Self::Meta,
     ];
 
-    /// What does not outlive the boot. The trees that are not named here do.
-    pub(super) const OF_BOOT: [Self; 8] = [
-        Self::Attachment,
-        Self::Port,
-        Self::Network,
-        Self::Address,
-        Self::Pod,
-        Self::Link,
-        Self::Released,
-        Self::ReleasedAt,
-    ];
+    /// Whether it is about attachments, which do not outlive the boot.
+    pub(super) fn is_of_boot(self) -> bool {
+        self != Self::Meta
+    }
 
     /// Its name in the database.
     pub(super) fn name(self) -> &'static str {
