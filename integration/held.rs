@@ -39,6 +39,7 @@ pub struct Held {
 pub fn leases(node: &Node) -> Vec<Held> {
     let mut command = node.command(Path::new(env!("CARGO_BIN_EXE_portclaimctl")));
     command.args(["list", "-o", "json", "--data-dir"]).arg(node.data_dir());
+    command.arg("--run-dir").arg(node.run_dir());
     let output = node.host.enter(|| output(&mut command, b""));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "portclaimctl list: {error}");

@@ -118,6 +118,7 @@ fn containers_go_also_when_the_disk_is_full() {
     add(&node, &web, fixed(8080));
     let mut ballast = fs::File::create(node.data_dir().join("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
+    network().status(&node).run(&node).failed_with(50);
     network().del(&node, &plain).run(&node).succeeded();
     network().add(&node, &plain, Value::Null).run(&node).succeeded();
     assert_eq!(ports_of(&node, &web), [8080], "readers need no room");
@@ -126,9 +127,51 @@ fn containers_go_also_when_the_disk_is_full() {
 
     drop(ballast);
     mount(&["mount", "-o", "remount,ro", data_dir]);
+    network().status(&node).run(&node).failed_with(50);
     network().del(&node, &plain).run(&node).succeeded();
     network().add(&node, &plain, fixed(8080)).run(&node).failed_with(5);
     mount(&["umount", data_dir]);
+}
+
+/// A store that fell back begins another lineage, and the table gets it from
+/// whoever comes next. When that was the DEL of a container without ports, the
+/// store did not keep it: the table was made anew by each such DEL, and every
+/// CHECK failed.
+fn a_store_that_fell_back_keeps_its_new_lineage() {
+    let node = Node::new(false);
+    let [web, last, plain] = ["web", "last", "plain"].map(|id| Container::on_paper(id, 2));
+    add(&node, &web, fixed(8080));
+    add(&node, &last, fixed(8081));
+    let current = fs::read_link(node.data_dir().join("current")).unwrap();
+    fs::write(node.data_dir().join(current).join("db"), "damaged").unwrap();
+    network().del(&node, &plain).run(&node).succeeded();
+    assert_eq!(forwarded_ports(&node), [8080]);
+    network().check(&node, &web, fixed(8080)).run(&node).succeeded();
+    let before = node.traces();
+    network().del(&node, &plain).run(&node).succeeded();
+    assert_eq!(node.traces(), before);
+}
+
+/// The only lease of a network is lost: its DEL must take it out of the kernel
+/// all the same, and so must the ADD of whoever comes next.
+fn what_was_lost_leaves_an_empty_network() {
+    for is_del in [true, false] {
+        let node = Node::new(false);
+        let [web, lost, plain] = ["web", "lost", "plain"].map(|id| Container::on_paper(id, 2));
+        let other = network().named("othernet");
+        add(&node, &web, fixed(8080));
+        other.add(&node, &lost, fixed(8081)).run(&node).succeeded();
+        let current = fs::read_link(node.data_dir().join("current")).unwrap();
+        fs::write(node.data_dir().join(current).join("db"), "damaged").unwrap();
+        // Another network commits in between.
+        network().del(&node, &web).run(&node).succeeded();
+        if is_del {
+            other.del(&node, &lost).run(&node).succeeded();
+        } else {
+            other.add(&node, &plain, Value::Null).run(&node).succeeded();
+        }
+        assert!(forwarded(&node, &other).is_empty(), "{is_del}");
+    }
 }
 
 /// What the kernel forwards for leases that nobody knows of any more goes with
@@ -190,6 +233,8 @@ pub fn trials() -> Vec<Trial> {
             ("killed-at-nft", repeated_add_killed_at_nft as fn()),
             ("healing", every_verb_heals_a_flushed_table),
             ("full-disk", containers_go_also_when_the_disk_is_full),
+            ("lineage", a_store_that_fell_back_keeps_its_new_lineage),
+            ("lost", what_was_lost_leaves_an_empty_network),
             ("new-store", a_new_store_gives_up_the_old_elements),
             ("check", check_tells_dynamic_from_static),
             ("files", files_are_those_of_who_is_left),

@@ -319,6 +319,7 @@ fn a_store_that_cannot_be_read() {
         .failed_with(105);
     assert!(!error.details.is_empty(), "how to recover: {error:?}");
     network().status(&node).run(&node).failed_with(50);
+    network().add(&node, &Container::on_paper("c3", 5), Value::Null).run(&node).succeeded();
     let files = Node::files(&node.data_dir()).len();
     network().del(&node, &web).run(&node);
     assert!(Node::files(&node.data_dir()).len() >= files, "nothing is deleted by itself");

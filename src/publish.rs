@@ -37,6 +37,8 @@ pub struct PublishError {
 
 const JSON: &str = "ports.json";
 const ENV: &str = "ports.env";
+/// What a file is written to before it takes its place.
+const NEW: &str = "ports.new";
 
 /// The content of `ports.json`: one entry per host port and protocol.
 #[derive(Serialize)]
@@ -94,7 +96,8 @@ pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishErr
 /// Removes the files of a container, and its folders if nothing else is in them.
 pub fn withdraw(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
     let folder = folder(run_dir, forwarding);
-    for name in [JSON, ENV] {
+    // A call that was killed as it published may have left the last one.
+    for name in [JSON, ENV, NEW] {
         let path = folder.join(name);
         remove(&path).at("remove", &path)?;
     }
@@ -130,7 +133,7 @@ fn create_folder(run_dir: &Path, folder: &Path) -> Result<(), PublishError> {
 
 /// Replaces the file by rename(2), so that nobody reads half of it.
 fn replace(path: &Path, text: &str) -> Result<(), PublishError> {
-    let new = path.with_extension("new");
+    let new = path.with_file_name(NEW);
     // The leftover of a call that was killed, whatever it is.
     remove(&new).at("remove", &new)?;
     if path.is_dir() {
@@ -155,7 +158,12 @@ fn remove(path: &Path) -> io::Result<()> {
         removed => removed,
     };
     match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // The latter where `runDir` itself is no folder: then nothing is there.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(())
+        }
         removed => removed,
     }
 }
@@ -284,6 +292,7 @@ mod tests {
         publish(run_dir.path(), &forwarding).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
         fs::remove_file(folder.join("ports.json")).unwrap();
+        fs::write(folder.join("ports.new"), "{\"half").unwrap();
         withdraw(run_dir.path(), &forwarding).unwrap();
         assert!(!folder.exists());
     }

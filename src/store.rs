@@ -19,10 +19,12 @@
 //! A writer copies `current`, opens the copy, writes, closes it, copies it back,
 //! seals that and renames the link; a reader copies and opens without the lock.
 //! `work` should be in memory: sled syncs its files, three times from opening to
-//! closing, which on a disk is much of what a call takes and of no use for copies. A `seal` holds
-//! the boot in which the generation was written, and the length and CRC-32 of
-//! each of its files, so that damage shows when a generation is copied and not
-//! when sled happens upon it.
+//! closing, which on a disk is much of what a call takes and of no use for copies.
+//! Where there is no room, `dir` will do.
+//!
+//! A `seal` holds the boot in which the generation was written, and the length and
+//! CRC-32 of each of its files, so that damage shows when a generation is copied
+//! and not when sled happens upon it.
 //!
 //! Leases of attachments die with the power, so most commits are not synced.
 //! The first commit of every boot is: it starts from `durable`, drops what
@@ -86,6 +88,13 @@ impl Store {
     #[must_use]
     pub fn working_in(self, work: PathBuf) -> Self {
         Self { work: Some(work), ..self }
+    }
+
+    /// The same store, with copies opened beside the generations: where a commit
+    /// would need room.
+    #[must_use]
+    pub fn on_disk(&self) -> Self {
+        Self { work: None, ..self.clone() }
     }
 
     /// Whether anything was ever committed here. DEL on a node that never held

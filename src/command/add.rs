@@ -63,7 +63,14 @@ fn release_without_ports(
     attachment: &Attachment,
     lock_timeout: Duration,
 ) -> Result<(), Error> {
-    let leases = node.store.read()?;
+    let leases = match node.store.read() {
+        // As in DEL: leases that cannot be read are nobody's, and STATUS says so.
+        Err(error @ StoreError::Damaged { .. }) => {
+            log::error!("nothing is looked for that {attachment} held before: {error}");
+            return Ok(());
+        }
+        read => read?,
+    };
     let has_work = leases.forwarding(attachment)?.is_some();
     if !has_work && !release::is_ill(config, node, &leases)? {
         return Ok(());
@@ -96,6 +103,9 @@ fn refuse_unreachable(
         _ => "IPv6",
     };
     let interface = interface.to_string();
+    if container.iter().next().is_none() {
+        return Err(Error::NoAddress { interface });
+    }
     Err(Error::Unreachable { address: request.address, family, interface })
 }
 

@@ -26,6 +26,12 @@ pub enum Error {
     /// `runtimeConfig.portMappings`.
     #[error(transparent)]
     Mapping(#[from] MappingError),
+    /// The container has no address at all.
+    #[error("prevResult has no address on interface {interface}")]
+    NoAddress {
+        /// `CNI_IFNAME`.
+        interface: String,
+    },
     /// The container has no address of a family that is asked for.
     #[error(
         "hostIP {:?} cannot be forwarded: prevResult has no {family} address on interface {interface}",
@@ -136,6 +142,9 @@ impl Error {
             Self::Config(_) | Self::Condition(_) | Self::Mapping(_) => {
                 (7, "change the network configuration or the port mappings")
             }
+            Self::NoAddress { .. } => {
+                (7, "put portclaim behind the plugin that gives the interface its addresses")
+            }
             Self::Unreachable { .. } => {
                 (7, "ask for a host IP of a family that the network gives to containers")
             }
@@ -157,12 +166,14 @@ impl Error {
                 | StoreError::Seal { .. }
                 | StoreError::Record { .. }
                 | StoreError::Link { .. }
-                | StoreError::Boot { .. }
-                | StoreError::Schema { .. },
+                | StoreError::Boot { .. },
             ) => (
                 105,
                 "move the data directory away and restart the pods that have host ports; keep it for a bug report",
             ),
+            Self::Store(StoreError::Schema { .. }) => {
+                (105, "install the newer version of portclaim again")
+            }
             Self::Different { .. } => (
                 106,
                 "the next ADD on this network puts a flushed table back; else delete and add the container",

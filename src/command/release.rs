@@ -24,7 +24,13 @@ pub(super) fn release(
     held: &[Forwarding],
 ) -> Result<(), Error> {
     if held.is_empty() {
-        heal(config, node, &draft);
+        // What the table was given, CHECK must find in the store.
+        if heal(config, node, &draft)
+            && draft.begins_lineage()
+            && let Err(error) = draft.commit()
+        {
+            log::warn!("{}", Error::from(error).with_causes());
+        }
         return Ok(());
     }
     let networks: BTreeSet<&NetworkName> = held.iter().map(|f| &f.attachment.network).collect();
@@ -118,32 +124,32 @@ fn known_table(config: &Config, network: &NetworkName, leases: &View) -> Option<
     Some(Table::new(network, &options))
 }
 
-/// Whether the network has leases and its table is not as it should be: somebody
-/// has flushed it, or all rulesets.
+/// Whether the network's table is not as it should be: somebody has flushed it,
+/// or all rulesets, or it was made for leases that are lost. A network without
+/// leases needs no table.
 pub(super) fn is_ill(config: &Config, node: &mut Node, leases: &View) -> Result<bool, Error> {
-    if leases.network_is_empty(&config.network)? {
-        return Ok(false);
-    }
-    let table = known_table(config, &config.network, leases);
-    Ok(table.is_some_and(|table| matches!(node.nat.is_intact(&table), Ok(false))))
+    let Some(table) = known_table(config, &config.network, leases) else { return Ok(false) };
+    let needs_one = !leases.network_is_empty(&config.network)?;
+    let is_ill = matches!(node.nat.is_intact(&table), Ok(false))
+        && (needs_one || matches!(node.nat.exists(&table), Ok(true)));
+    Ok(is_ill)
 }
 
-/// Makes the network's table anew if it [`is_ill`]. Whoever calls has something
-/// else to do, so that an error is logged.
-fn heal(config: &Config, node: &mut Node, leases: &View) {
+/// Makes the network's table anew if it [`is_ill`], and tells whether it did.
+/// Whoever calls has something else to do, so that an error is logged.
+fn heal(config: &Config, node: &mut Node, leases: &View) -> bool {
     let healed = is_ill(config, node, leases).and_then(|is_ill| {
         let table = known_table(config, &config.network, leases).filter(|_| is_ill);
-        let Some(table) = table else { return Ok(()) };
+        let Some(table) = table else { return Ok(false) };
         log::info!("making table {} anew", table.name());
-        Ok(node.nat.rebuild(&table, &leases.of_network(&config.network)?)?)
+        node.nat.rebuild(&table, &leases.of_network(&config.network)?)?;
+        Ok(true)
     });
-    if let Err(error) = healed {
-        log::warn!(
-            "cannot put the rules of network {} back: {}",
-            config.network,
-            error.with_causes()
-        );
-    }
+    healed.unwrap_or_else(|error| {
+        let (network, error) = (&config.network, error.with_causes());
+        log::warn!("cannot put the rules of network {network} back: {error}");
+        false
+    })
 }
 
 /// Makes the files of a container or pod what the store says once this

@@ -11,9 +11,9 @@ pub(super) fn status(config: &Config, node: &mut Node) -> Result<(), Error> {
 fn probe(config: &Config, node: &mut Node) -> Result<(), Error> {
     let settings = config.settings()?;
     let options = options(&settings)?;
-    // Reading copies a generation, so it also finds a full or read-only disk.
+    // Beside the generations: a copy there also finds a full or read-only disk.
     if node.store.exists()? {
-        node.store.read()?;
+        node.store.on_disk().read()?;
     } else {
         node.store.lock(settings.lock_timeout)?;
     }

@@ -143,6 +143,15 @@ impl Nat {
         Ok(table.comments().eq(found.iter().map(|(chain, comment)| (&**chain, &**comment))))
     }
 
+    /// Whether there is a table by this name with any rules.
+    pub fn exists(&mut self, table: &Table) -> Result<bool, NatError> {
+        let found = self.read(
+            || format!("list the rules of table inet {}", table.name()),
+            |socket| kernel::rules(socket, table),
+        )?;
+        Ok(!found.is_empty())
+    }
+
     /// Every way in which the kernel differs from the table and these elements;
     /// other elements are not looked at.
     pub fn check(

@@ -35,7 +35,8 @@ pub(super) fn find(path: Option<&OsStr>) -> Option<PathBuf> {
 }
 
 /// How long nft may take; 20,000 elements take it about a second. One that hangs
-/// would keep the node's lock, of which it has a copy, for ever.
+/// would keep the node's lock, of which it has a copy, for ever; one that outlives
+/// a plugin that was killed meanwhile still does.
 const DEADLINE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Runs a transaction, or only checks whether the kernel would take it.

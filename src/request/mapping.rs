@@ -29,6 +29,14 @@ pub enum MappingError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A key that must be there is not.
+    #[error("runtimeConfig.portMappings[{index}] has no {key}")]
+    Missing {
+        /// Position of the mapping, from 0.
+        index: usize,
+        /// The key.
+        key: &'static str,
+    },
     /// A key is written twice, in different cases.
     #[error("runtimeConfig.portMappings[{index}] has {key} twice")]
     Twice {
@@ -126,6 +134,9 @@ fn parse_entry(index: usize, entry: &Map<String, Value>) -> Result<Request, Mapp
             parsed => parsed.map_err(|_| wrong("hostIP", &address.into(), ADDRESSES))?,
         },
     };
+    if find("containerPort")?.is_none() {
+        return Err(MappingError::Missing { index, key: "containerPort" });
+    }
     let container_port = Port::new(number("containerPort", CONTAINER_PORTS)?)
         .ok_or_else(|| wrong("containerPort", &0.into(), CONTAINER_PORTS))?;
     let host_port = Port::new(number("hostPort", "a number from 0 (any) to 65535 is allowed")?);
@@ -171,7 +182,7 @@ mod tests {
     #[test]
     fn wrong_mappings_name_entry_key_and_value() {
         for (entry, message) in [
-            (json!({}), "[0].containerPort is 0: a number from 1 to 65535 is allowed"),
+            (json!({}), "[0] has no containerPort"),
             (
                 json!({"containerPort": 65536}),
                 "[0].containerPort is 65536: a number from 1 to 65535 is allowed",

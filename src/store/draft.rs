@@ -36,14 +36,14 @@ impl<'lock> Draft<'lock> {
         if let Some(work) = &store.work
             && let Err(e) = scratch::remove_leftovers(work)
         {
-            log::warn!("{e}");
+            log::warn!("{}", e.with_cause());
         }
         let (mut base, mut scratch) = open_base(store, Scratch::writing)?;
         if base.bloated {
             // Where this fails, the disk may be full, the old file still serves.
             match rebuild(&base.database, &scratch) {
                 Ok(rebuilt) => (base.database, scratch) = rebuilt,
-                Err(e) => log::warn!("cannot rebuild the database: {e}"),
+                Err(e) => log::warn!("cannot rebuild the database: {}", e.with_cause()),
             }
         }
         if !base.damaged.is_empty() {
@@ -128,6 +128,13 @@ impl<'lock> Draft<'lock> {
             self.database_mut().delete(Tree::Released, &key[TIME..])?;
         }
         Ok(())
+    }
+
+    /// Whether it fell back to an older generation, or on nothing, and so begins
+    /// another lineage, which only a commit makes last.
+    #[must_use]
+    pub fn begins_lineage(&self) -> bool {
+        self.plan.base.is_none() || !self.plan.damaged.is_empty()
     }
 
     /// Makes this what the store holds. An error means that it does not, with

@@ -118,6 +118,14 @@ impl StoreError {
         matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
     }
 
+    /// The error and what caused it, for the log.
+    pub(super) fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     /// Whether it is the generation that is at fault, and an older one may do.
     pub(super) fn is_damage(&self) -> bool {
         match self {
@@ -146,11 +154,7 @@ impl StoreError {
 
 /// The causes in one line, each with what caused it.
 fn tried(causes: &[StoreError]) -> String {
-    let each = causes.iter().map(|cause| match std::error::Error::source(cause) {
-        Some(source) => format!("{cause}: {source}"),
-        None => cause.to_string(),
-    });
-    each.collect::<Vec<_>>().join("; ")
+    causes.iter().map(StoreError::with_cause).collect::<Vec<_>>().join("; ")
 }
 
 /// Says what was attempted, and on what.

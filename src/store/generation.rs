@@ -149,7 +149,7 @@ impl Survey {
                 Ok((database, bloated)) => {
                     for cause in &causes {
                         let from = path(dir, candidate);
-                        log::error!("{cause}; going on from {}", from.display());
+                        log::error!("{}; going on from {}", cause.with_cause(), from.display());
                     }
                     return Ok(Some(self.base(database, bloated, Some(candidate), damaged)));
                 }
@@ -210,7 +210,8 @@ pub(super) fn open_base(
     if let Some(work) = &store.work {
         match create_dir(work).and_then(|()| open_in(work)) {
             Err(e @ StoreError::Io { .. }) => {
-                log::warn!("{e}; working in {} instead", store.dir.display());
+                let (e, dir) = (e.with_cause(), store.dir.display());
+                log::warn!("{e}; working in {dir} instead");
             }
             opened => return opened,
         }

@@ -51,7 +51,7 @@ pub(super) fn publish(dir: &Path, new: &Path, plan: &Plan) -> Result<(), StoreEr
         sync(dir)?;
     }
     if let Err(e) = prune(dir, plan) {
-        log::warn!("cannot remove old generations: {e}");
+        log::warn!("cannot remove old generations: {}", e.with_cause());
     }
     Ok(())
 }

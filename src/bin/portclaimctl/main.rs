@@ -53,6 +53,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match &arguments.command {
         Command::List(options) => {
+            if !store.exists().unwrap_or(true) {
+                eprintln!("portclaimctl: there is no database in {}", arguments.data_dir.display());
+            }
             let forwardings = store.read().and_then(|reader| reader.forwardings());
             let forwardings = forwardings.context("cannot read the leases")?;
             list::print(&mut stdout, options, &forwardings)
