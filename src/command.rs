@@ -26,10 +26,11 @@ use log::LevelFilter;
 
 use crate::{
     cni::{CniVersion, Config, ConfigError, Environment, ErrorReply, Verb, config::Settings},
-    host,
+    host::{self, HostError},
     lease::{Attachment, NetworkName},
     logger,
     nat::{self, Nat},
+    request::{Request, parse_port_mappings},
     store::Store,
 };
 
@@ -164,6 +165,25 @@ fn options(settings: &Settings) -> Result<nat::Options, Error> {
         conditions_v6: nat::condition::parse_v6(&settings.conditions_v6)?,
         lineage: 0,
     })
+}
+
+/// What the container asks for by port mappings.
+fn requests(config: &Config) -> Result<Vec<Request>, Error> {
+    match config.runtime_config("portMappings")? {
+        Some(mappings) => Ok(parse_port_mappings(&mappings)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Flows that could not be forgotten are worth a line, and no reason to fail.
+fn log_forgotten(owner: &Attachment, flows: Result<usize, HostError>) {
+    match flows {
+        Ok(flows) => log::debug!("{flows} UDP flows are forgotten for {owner}"),
+        Err(error) => {
+            let error = Error::from(error).with_causes();
+            log::warn!("cannot forget UDP flows for {owner}: {error}");
+        }
+    }
 }
 
 /// Annotations and claims ask for ports in ways that this version does not know.

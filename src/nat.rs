@@ -11,7 +11,7 @@ mod kernel;
 mod program;
 pub mod ruleset;
 
-pub use apply::{Difference, Nat, NatError};
+pub use apply::{Difference, Nat, NatError, Rules};
 pub use condition::{Condition, ParseConditionError};
 pub use element::{Element, elements, elements_held_only_by};
 pub use ruleset::{Options, Table};

@@ -127,8 +127,10 @@ const KNOWN_KEYS: [&str; 31] = [
     "type",
 ];
 
-const DATA_DIR: &str = "/var/lib/portclaim";
-const RUN_DIR: &str = "/run/portclaim";
+/// `dataDir` where the configuration has none.
+pub const DATA_DIR: &str = "/var/lib/portclaim";
+/// `runDir` where the configuration has none.
+pub const RUN_DIR: &str = "/run/portclaim";
 /// `lockTimeout` where the configuration has none.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LOCK_TIMEOUT: Duration = Duration::from_mins(10);

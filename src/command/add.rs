@@ -13,7 +13,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use super::{Call, Error, Node, attachment, options, refuse_other_sources, release};
+use super::{
+    Call, Error, Node, attachment, log_forgotten, options, refuse_other_sources, release, requests,
+};
 use crate::{
     allocator::{self, Ledger, PlanError, Pool, Situation},
     cni::{Config, config::HostListeners, config::Settings},
@@ -24,7 +26,7 @@ use crate::{
     },
     nat::{self, Element, Table, elements},
     publish,
-    request::{Request, parse_port_mappings},
+    request::Request,
     store::{Draft, Lock, StoreError, View},
 };
 
@@ -39,10 +41,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
     let options = options(&settings)?;
     let result = config.prev_result()?;
     refuse_other_sources(config)?;
-    let requests = match config.runtime_config("portMappings")? {
-        Some(mappings) => parse_port_mappings(&mappings)?,
-        None => Vec::new(),
-    };
+    let requests = requests(config)?;
     if requests.is_empty() {
         release_without_ports(call, config, node, &attachment, settings.lock_timeout)?;
     } else {
@@ -72,7 +71,7 @@ fn release_without_ports(
         read => read?,
     };
     let has_work = leases.forwarding(attachment)?.is_some();
-    if !has_work && !release::is_ill(config, node, &leases)? {
+    if !has_work && release::ill_table(config, node, &leases)?.is_none() {
         return Ok(());
     }
     let mut lock = node.store.lock(lock_timeout)?;
@@ -325,13 +324,7 @@ fn carry_out(
     }
     // Without this, a client that sent before the port was forwarded would not
     // reach the container until it paused; with an error, the same.
-    match host::forget_others(forwarding) {
-        Ok(flows) => log::debug!("{flows} UDP flows to the host are forgotten"),
-        Err(error) => {
-            let error = Error::from(error).with_causes();
-            log::warn!("cannot forget UDP flows to {}: {error}", forwarding.attachment);
-        }
-    }
+    log_forgotten(&forwarding.attachment, host::forget_others(forwarding));
     publish::publish(&node.run_dir, forwarding)?;
     Ok(())
 }

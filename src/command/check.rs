@@ -1,12 +1,12 @@
 //! CHECK: compare what is asked for with the store, and the store with the
 //! kernel, element by element. Reads only, without the lock.
 
-use super::{Call, Error, Node, attachment, options};
+use super::{Call, Error, Node, attachment, options, requests};
 use crate::{
     cni::Config,
     lease::{Forwarding, Lease},
     nat::{Table, elements},
-    request::{Request, parse_port_mappings},
+    request::Request,
 };
 
 pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(), Error> {
@@ -14,10 +14,7 @@ pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(),
     let attachment = attachment(call, &config.network)?;
     let mut options = options(&config.settings()?)?;
     let result = config.prev_result()?;
-    let requests = match config.runtime_config("portMappings")? {
-        Some(mappings) => parse_port_mappings(&mappings)?,
-        None => Vec::new(),
-    };
+    let requests = requests(config)?;
     let leases = node.store.read()?;
     options.lineage = leases.lineage();
     let held = leases.forwarding(&attachment)?;

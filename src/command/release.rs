@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Call, Error, Node, options};
+use super::{Call, Error, Node, log_forgotten, options};
 use crate::{
     cni::Config,
     host,
     lease::{Forwarding, NetworkName},
-    nat::{self, Element, Table, elements_held_only_by},
+    nat::{self, Element, Rules, Table, elements_held_only_by},
     publish::{self, PublishError},
     store::{Draft, StoreError, View},
 };
@@ -56,14 +56,7 @@ pub(super) fn release(
         }
     }
     for forwarding in &released {
-        let owner = &forwarding.attachment;
-        match host::forget_own(forwarding) {
-            Ok(flows) => log::debug!("{flows} UDP flows to {owner} are forgotten"),
-            Err(error) => {
-                let error = Error::from(error).with_causes();
-                log::warn!("cannot forget UDP flows to {owner}: {error}");
-            }
-        }
+        log_forgotten(&forwarding.attachment, host::forget_own(forwarding));
         if let Err(error) = project(node, &draft, forwarding)? {
             log::warn!("{}", Error::from(error).with_causes());
         }
@@ -124,28 +117,33 @@ fn known_table(config: &Config, network: &NetworkName, leases: &View) -> Option<
     Some(Table::new(network, &options))
 }
 
-/// Whether the network's table is not as it should be: somebody has flushed it,
-/// or all rulesets, or it was made for leases that are lost. A network without
-/// leases needs no table.
-pub(super) fn is_ill(config: &Config, node: &mut Node, leases: &View) -> Result<bool, Error> {
-    let Some(table) = known_table(config, &config.network, leases) else { return Ok(false) };
-    let needs_one = !leases.network_is_empty(&config.network)?;
-    let is_ill = matches!(node.nat.is_intact(&table), Ok(false))
-        && (needs_one || matches!(node.nat.exists(&table), Ok(true)));
-    Ok(is_ill)
+/// The network's table, if it is not as it should be: somebody has flushed it, or
+/// all rulesets, or it was made for leases that are lost. A network without
+/// leases needs no table. What the kernel does not tell is not ill.
+pub(super) fn ill_table(
+    config: &Config,
+    node: &mut Node,
+    leases: &View,
+) -> Result<Option<Table>, StoreError> {
+    let Some(table) = known_table(config, &config.network, leases) else { return Ok(None) };
+    let is_ill = match node.nat.rules(&table) {
+        Ok(Rules::None) => !leases.network_is_empty(&config.network)?,
+        Ok(Rules::Other) => true,
+        Ok(Rules::Intact) | Err(_) => false,
+    };
+    Ok(Some(table).filter(|_| is_ill))
 }
 
-/// Makes the network's table anew if it [`is_ill`], and tells whether it did.
+/// Makes the network's table anew if it is ill, and tells whether it did.
 /// Whoever calls has something else to do, so that an error is logged.
 fn heal(config: &Config, node: &mut Node, leases: &View) -> bool {
-    let healed = is_ill(config, node, leases).and_then(|is_ill| {
-        let table = known_table(config, &config.network, leases).filter(|_| is_ill);
-        let Some(table) = table else { return Ok(false) };
+    let mut rebuild = || {
+        let Some(table) = ill_table(config, node, leases)? else { return Ok(false) };
         log::info!("making table {} anew", table.name());
         node.nat.rebuild(&table, &leases.of_network(&config.network)?)?;
-        Ok(true)
-    });
-    healed.unwrap_or_else(|error| {
+        Ok::<_, Error>(true)
+    };
+    rebuild().unwrap_or_else(|error| {
         let (network, error) = (&config.network, error.with_causes());
         log::warn!("cannot put the rules of network {network} back: {error}");
         false

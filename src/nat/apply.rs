@@ -66,6 +66,17 @@ pub enum NatError {
     },
 }
 
+/// What rules there are under a table's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// None: there is no such table, or it was flushed.
+    None,
+    /// Those that the table should have.
+    Intact,
+    /// Others: of another version, configuration or lineage, or not all.
+    Other,
+}
+
 /// What the kernel holds otherwise than it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
@@ -133,23 +144,26 @@ impl Nat {
         Self { path: path.map(OsStr::to_owned), program: None, socket: None }
     }
 
-    /// Whether the table is there and has the rules it should have. Says nothing
-    /// about elements.
-    pub fn is_intact(&mut self, table: &Table) -> Result<bool, NatError> {
+    /// What rules the kernel has under the table's name. Says nothing about
+    /// elements.
+    pub fn rules(&mut self, table: &Table) -> Result<Rules, NatError> {
         let found = self.read(
             || format!("list the rules of table inet {}", table.name()),
             |socket| kernel::rules(socket, table),
         )?;
-        Ok(table.comments().eq(found.iter().map(|(chain, comment)| (&**chain, &**comment))))
+        let comments = found.iter().map(|(chain, comment)| (&**chain, &**comment));
+        Ok(if found.is_empty() {
+            Rules::None
+        } else if table.comments().eq(comments) {
+            Rules::Intact
+        } else {
+            Rules::Other
+        })
     }
 
-    /// Whether there is a table by this name with any rules.
-    pub fn exists(&mut self, table: &Table) -> Result<bool, NatError> {
-        let found = self.read(
-            || format!("list the rules of table inet {}", table.name()),
-            |socket| kernel::rules(socket, table),
-        )?;
-        Ok(!found.is_empty())
+    /// Whether the table is there and has the rules it should have.
+    pub fn is_intact(&mut self, table: &Table) -> Result<bool, NatError> {
+        Ok(self.rules(table)? == Rules::Intact)
     }
 
     /// Every way in which the kernel differs from the table and these elements;

@@ -8,19 +8,19 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use portclaim::{command, host, store::Store};
+use portclaim::{cni::config, command, host, store::Store};
 
 /// See which host ports the containers of this node have.
 #[derive(Parser)]
 #[command(name = "portclaimctl", version, max_term_width = 100)]
 struct Arguments {
     /// Where the plugin keeps its database (`dataDir` of the conflist).
-    #[arg(long, global = true, default_value = "/var/lib/portclaim")]
+    #[arg(long, global = true, default_value = config::DATA_DIR)]
     data_dir: PathBuf,
 
     /// Where it publishes files (`runDir` of the conflist); copies of the
     /// database are read there.
-    #[arg(long, global = true, default_value = "/run/portclaim")]
+    #[arg(long, global = true, default_value = config::RUN_DIR)]
     run_dir: PathBuf,
 
     #[command(subcommand)]
