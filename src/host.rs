@@ -12,7 +12,7 @@ mod sysctl;
 pub use conntrack::{forget_others, forget_own};
 pub use listener::{is_in_use, is_listening};
 pub use route::link_to;
-pub use sysctl::{boot_id, enable_route_localnet, local_reserved_ports};
+pub use sysctl::{boot_id, enable_route_localnet, ephemeral_ports, local_reserved_ports};
 
 use std::{io, net::IpAddr, path::PathBuf};
 

@@ -7,6 +7,7 @@ use super::HostError;
 use crate::lease::{InterfaceName, PortSet};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const LOCAL_RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const LINKS: &str = "/proc/sys/net/ipv4/conf";
 
@@ -27,6 +28,17 @@ pub fn enable_route_localnet(link: &InterfaceName) -> Result<(), HostError> {
 pub fn local_reserved_ports() -> Result<PortSet, HostError> {
     let path = Path::new(LOCAL_RESERVED_PORTS);
     read(path)?.parse().map_err(|source| HostError::Ports { path: path.to_owned(), source })
+}
+
+/// The ports that the kernel gives to connections and sockets without one of
+/// their own, but for those that are reserved.
+pub fn ephemeral_ports() -> Result<PortSet, HostError> {
+    let path = Path::new(LOCAL_PORT_RANGE);
+    // Two numbers with blanks around them.
+    let range = read(path)?.split_whitespace().collect::<Vec<_>>().join("-");
+    let range: PortSet =
+        range.parse().map_err(|source| HostError::Ports { path: path.to_owned(), source })?;
+    Ok(range.without(&local_reserved_ports()?))
 }
 
 /// What tells this boot from every other one.
@@ -67,6 +79,16 @@ mod tests {
             assert!(local_reserved_ports().unwrap().is_empty());
             fs::write(LOCAL_RESERVED_PORTS, "8080,9000-9010").unwrap();
             assert_eq!(local_reserved_ports().unwrap().to_string(), "8080,9000-9010");
+        });
+    }
+
+    #[test]
+    fn reserved_ports_are_not_ephemeral() {
+        private(|| {
+            fs::write(LOCAL_PORT_RANGE, "40000 40999").unwrap();
+            assert_eq!(ephemeral_ports().unwrap().to_string(), "40000-40999");
+            fs::write(LOCAL_RESERVED_PORTS, "40100-40999").unwrap();
+            assert_eq!(ephemeral_ports().unwrap().to_string(), "40000-40099");
         });
     }
 
