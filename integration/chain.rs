@@ -172,6 +172,13 @@ impl Container {
         self
     }
 
+    /// The container as the sandbox of a pod.
+    pub fn in_pod(self, namespace: &str, name: &str, uid: &str) -> Self {
+        self.with_args(&format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_UID={uid}"
+        ))
+    }
+
     /// Its namespace, which it must have.
     pub fn namespace(&self) -> &Namespace {
         self.namespace.as_ref().expect("the container is not on paper")
@@ -182,6 +189,15 @@ impl Container {
         let path = self.namespace.as_ref().map(Namespace::path);
         path.unwrap_or_else(|| Path::new("/run/netns/on-paper").into()).display().to_string()
     }
+}
+
+/// `runtimeConfig` with these annotations under `hostport.io/`, switched on.
+pub fn annotated(annotations: &[(&str, &str)]) -> Value {
+    let mut all = json!({ "hostport.io/enabled": "true", "example.org/other": "\u{202e}x" });
+    for (key, value) in annotations {
+        all[format!("hostport.io/{key}")] = (*value).into();
+    }
+    json!({ "io.kubernetes.cri.pod-annotations": all })
 }
 
 /// A network configuration list of two plugins.
@@ -282,9 +298,15 @@ impl Network {
 
     /// ADD of the plugin under test, with the result that the container has.
     pub fn add(&self, node: &Node, container: &Container, mappings: Value) -> Call {
+        let mut runtime = json!({});
+        runtime["portMappings"] = mappings;
+        self.add_with(node, container, runtime)
+    }
+
+    /// The same with all of `runtimeConfig`.
+    pub fn add_with(&self, node: &Node, container: &Container, runtime: Value) -> Call {
         let mut config = self.config(node);
-        config["runtimeConfig"] = json!({});
-        config["runtimeConfig"]["portMappings"] = mappings;
+        config["runtimeConfig"] = runtime;
         config["prevResult"] = container.result.clone();
         config["prevResult"]["cniVersion"] = self.version.into();
         Self::attachment("ADD", &config, container)
@@ -293,6 +315,11 @@ impl Network {
     /// CHECK of the plugin under test.
     pub fn check(&self, node: &Node, container: &Container, mappings: Value) -> Call {
         self.add(node, container, mappings).with("CNI_COMMAND", "CHECK")
+    }
+
+    /// The same with all of `runtimeConfig`.
+    pub fn check_with(&self, node: &Node, container: &Container, runtime: Value) -> Call {
+        self.add_with(node, container, runtime).with("CNI_COMMAND", "CHECK")
     }
 
     /// DEL of the plugin under test, with nothing but the attachment.
@@ -336,5 +363,12 @@ impl Network {
     pub fn attach(&self, node: &Node, container: &mut Container, mappings: Value) -> Outcome {
         container.result = self.first("ADD", node, container).succeeded();
         self.add(node, container, mappings).run(node)
+    }
+
+    /// The same with all of `runtimeConfig`.
+    #[track_caller]
+    pub fn attach_with(&self, node: &Node, container: &mut Container, runtime: Value) -> Outcome {
+        container.result = self.first("ADD", node, container).succeeded();
+        self.add_with(node, container, runtime).run(node)
     }
 }

@@ -32,6 +32,10 @@ pub struct Held {
     pub container_port: u16,
     #[serde(default)]
     pub group: Option<String>,
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub claim: Option<String>,
 }
 
 /// Every lease of the node, sorted.

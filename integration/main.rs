@@ -10,8 +10,11 @@ use std::{num::NonZero, thread};
 
 use libtest_mimic::{Arguments, Trial};
 
+mod asking;
+mod author;
 mod boundary;
 mod chain;
+mod claim;
 mod concurrency;
 mod crash;
 mod flow;
@@ -39,6 +42,9 @@ fn main() {
         variation::trials(),
         protocol::trials(),
         lease::trials(),
+        asking::trials(),
+        claim::trials(),
+        author::trials(),
         publication::trials(),
         upkeep::trials(),
         concurrency::trials(),

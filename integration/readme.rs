@@ -23,7 +23,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The text of the fenced blocks of this language.
-fn blocks(language: &str) -> Vec<String> {
+pub fn blocks(language: &str) -> Vec<String> {
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let fence = format!("```{language}\n");
     let blocks = readme.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap());

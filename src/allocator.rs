@@ -3,52 +3,86 @@
 //!
 //! A plan is all or nothing. It takes nothing by itself; whoever carries it out
 //! must hold the lock under which the ledger was read.
+//!
+//! Ports are given in this order, so that what is owed comes before what is drawn:
+//! static ones, those that claims reserve, those that the container had before,
+//! preferred ones, and then those that are drawn, the hardest to place first.
+//!
+//! Limits. Single ports of one group, of the same protocols and on every address,
+//! are found as long as one is left. Where blocks, sets of protocols, overlapping
+//! groups or host addresses get into each other's way, the draws are made anew,
+//! packed tightly, and up to 1,000 choices are taken back. What needs more than
+//! that is refused although it could be placed. Ports that were kept, or taken
+//! because they are preferred, are not moved for it.
 
-use std::{collections::BTreeSet, time::Duration};
+mod candidate;
+mod draw;
+mod exhaustion;
+mod ledger;
+mod pack;
 
-use crate::{
-    lease::{Attachment, HostPort, Lease, Port, PortSet, Protocol},
-    request::Request,
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
-/// What a plan needs to know of the leases there are.
-pub trait Ledger {
-    /// Why it cannot answer.
-    type Error;
+use crate::{
+    lease::{
+        Attachment, Claim, ClaimKey, Forwarding, GroupName, HostPort, Lease, Namespace, Port,
+        PortSet, Rest,
+    },
+    request::{Choice, ContainerPort, Request},
+};
 
-    /// Everything held on this port of this protocol, on whatever address.
-    fn holders(
-        &self,
-        protocol: Protocol,
-        port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, Self::Error>;
+pub use exhaustion::Exhaustion;
+pub use ledger::Ledger;
 
-    /// When the port was last given back, in time since boot.
-    fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, Self::Error>;
-}
+use candidate::{Bound, Obstacle, Ports, Wish};
 
-/// The pool that dynamic requests are served from.
-#[derive(Clone, Copy, Debug)]
-pub struct Pool<'a> {
-    /// The group's name.
-    pub group: &'a str,
+/// The pool that is behind a group's name.
+#[derive(Clone, Debug)]
+pub struct Pool {
     /// The ports that may be given, after exclusions.
-    pub ports: &'a PortSet,
+    pub ports: PortSet,
+    /// How many ports of the group are excluded.
+    pub excluded: u32,
     /// How long a port rests after its release, while others are free.
     pub cooldown: Duration,
+    /// Whether the time of a release is remembered for as long as the node runs:
+    /// the group's strategy is [`crate::lease::Strategy::LeastRecentlyUsed`].
+    pub is_remembered: bool,
+    /// How long a claim is kept that nobody uses.
+    pub claim_ttl: Duration,
 }
 
 /// What surrounds a plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
-    /// For whom it is made: what it holds already is free for it.
+    /// For whom it is made.
     pub attachment: &'a Attachment,
-    /// What it holds already; kept where it can be.
-    pub previous: &'a [Lease],
-    /// Ports that processes of the host were seen to use.
+    /// The namespace of its pod, which its claims belong to.
+    pub namespace: Option<&'a Namespace>,
+    /// What goes as the plan is carried out: what the attachment holds itself, and
+    /// what earlier sandboxes of its pod hold. Free for it, and kept where it can be.
+    pub previous: &'a [Forwarding],
+    /// The pools by the names of their groups; there is one for each request.
+    pub pools: &'a BTreeMap<GroupName, Pool>,
+    /// Ports that processes of the host were seen to use. No dynamic port is given
+    /// that a packet to one of them could be meant for.
     pub in_use: &'a BTreeSet<HostPort>,
     /// The time since boot.
     pub now: Duration,
+}
+
+/// What each request gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The leases, in the order of the requests, port and protocol.
+    pub leases: Vec<Lease>,
+    /// The claims as they are to be, held by the attachment, in the order of the
+    /// requests and protocol. A claim that moved is among them with its new port.
+    pub claims: Vec<Claim>,
 }
 
 /// Why there is no plan.
@@ -62,160 +96,233 @@ pub enum PlanError<E> {
         /// Who holds it, or a part of it.
         holder: Attachment,
     },
-    /// No port of the group is left.
-    #[error("group {group:?} has no free {protocol} port: {leased} of {size} leased")]
-    Exhausted {
-        /// The group.
-        group: String,
-        /// The protocol.
-        protocol: Protocol,
-        /// How many of its ports are held by somebody.
-        leased: u32,
-        /// How many ports it has, exclusions taken off.
-        size: u32,
+    /// A port that was asked for by number is reserved, be it by a claim of the
+    /// attachment's own.
+    #[error("host port {wanted} is reserved by claim {claim}")]
+    Reserved {
+        /// What was asked for.
+        wanted: HostPort,
+        /// What it is reserved by.
+        claim: ClaimKey,
     },
+    /// Two requests ask for one port by number.
+    #[error("host port {wanted} is asked for twice")]
+    Twice {
+        /// What the second asks for.
+        wanted: HostPort,
+    },
+    /// Another attachment uses the claim, and is still there.
+    #[error("claim {claim} is held by {holder}")]
+    ClaimHeld {
+        /// The claim.
+        claim: Box<ClaimKey>,
+        /// Who uses it.
+        holder: Attachment,
+    },
+    /// The ports of a group that are left do not do.
+    #[error("{0}")]
+    Exhausted(Box<Exhaustion>),
     /// The ledger cannot be read.
     #[error(transparent)]
     Ledger(E),
 }
 
-/// Gives each request its host port, in the order of the requests.
+impl<E> From<E> for PlanError<E> {
+    fn from(error: E) -> Self {
+        Self::Ledger(error)
+    }
+}
+
+/// Gives each request its host ports, in the order of the requests.
 ///
-/// Static ports first, so that no dynamic one takes them. A dynamic request gets
-/// the port that it had before, else one drawn uniformly from those that are
-/// free, past their cool-down and not used by the host; when none is left but ports
-/// that are cooling down, the one released longest ago.
+/// Static ports are taken as they are asked for: neither cool-downs, nor exclusions,
+/// nor host processes stand in their way. A claim that has a record gets the ports
+/// that it reserves, also while they cool down, and new ones only when those no
+/// longer do. Ports that a claim reserves, used or not, are given to nobody else.
+/// Everything else is kept, preferred or drawn as [`Dynamic`](crate::request::Dynamic)
+/// says; a port that still rests is drawn only when no other one is left.
+///
+/// The same generator in the same state makes the same plan.
 pub fn plan<L: Ledger>(
     requests: &[Request],
-    pool: Pool<'_>,
     situation: Situation<'_>,
     ledger: &L,
     rng: &mut fastrand::Rng,
-) -> Result<Vec<Lease>, PlanError<L::Error>> {
-    let mut plan = Plan { pool, situation, ledger, taken: Vec::with_capacity(requests.len()) };
-    for wanted in requests.iter().filter_map(Request::static_port) {
-        if let Some(holder) = plan.holder(wanted)? {
-            return Err(PlanError::Held { wanted, holder });
-        }
-        plan.taken.push(wanted);
+) -> Result<Plan, PlanError<L::Error>> {
+    let mut ports = Ports::new(situation, ledger);
+    take_static(requests, &mut ports)?;
+    let mut wishes = wishes(requests, situation, ledger)?;
+    for wish in &mut wishes {
+        let records: Vec<Port> = wish.records.iter().map(|record| record.port).collect();
+        ports.take_first_fitting(wish, Bound::Pool, records)?;
     }
-    let mut kept = plan.keep(requests)?;
-    let mut leases = Vec::with_capacity(requests.len());
-    for (request, kept) in requests.iter().zip(&mut kept) {
-        let (host, group) = match (request.static_port(), kept.take()) {
-            (Some(host), _) => (host, None),
-            (None, Some(host)) => (host, Some(pool.group.to_owned())),
-            (None, None) => (plan.draw(request, rng)?, Some(pool.group.to_owned())),
-        };
-        leases.push(Lease { host, container_port: request.container_port, group });
+    keep(&mut wishes, situation.previous, &mut ports)?;
+    for wish in wishes.iter_mut().filter(|wish| wish.first.is_none()) {
+        ports.take_first_fitting(wish, Bound::From, wish.dynamic.preferred)?;
     }
-    Ok(leases)
+    draw(&mut wishes, &mut ports, rng)?;
+    Ok(written_down(requests, &wishes, situation))
 }
 
-struct Plan<'a, L> {
-    pool: Pool<'a>,
+/// Static ports first, so that no dynamic request takes them.
+fn take_static<L: Ledger>(
+    requests: &[Request],
+    ports: &mut Ports<'_, L>,
+) -> Result<(), PlanError<L::Error>> {
+    for wanted in requests.iter().flat_map(Request::static_ports) {
+        if ports.is_taken(wanted) {
+            return Err(PlanError::Twice { wanted });
+        }
+        let found = ports.obstacles(wanted)?.next().cloned();
+        match found {
+            Some(Obstacle::Holder(holder)) => return Err(PlanError::Held { wanted, holder }),
+            Some(Obstacle::Claim(claim)) => return Err(PlanError::Reserved { wanted, claim }),
+            None => ports.take([wanted]),
+        }
+    }
+    Ok(())
+}
+
+/// The dynamic requests, each with the records of its claim.
+fn wishes<'a, L: Ledger>(
+    requests: &'a [Request],
     situation: Situation<'a>,
-    ledger: &'a L,
-    taken: Vec<HostPort>,
+    ledger: &L,
+) -> Result<Vec<Wish<'a>>, PlanError<L::Error>> {
+    let mut wishes = Vec::with_capacity(requests.len());
+    for request in requests {
+        let Choice::Dynamic(dynamic) = &request.choice else { continue };
+        let pool = situation.pools.get(&dynamic.group).expect("each request's group has a pool");
+        let mut wish = Wish { request, dynamic, pool, records: Vec::new(), first: None };
+        for key in wish.claim_keys(situation.namespace) {
+            let Some(record) = ledger.claim(&key)? else { continue };
+            match &record.holder {
+                Some(holder) if !situation.is_own(holder) => {
+                    return Err(PlanError::ClaimHeld {
+                        claim: Box::new(key),
+                        holder: holder.clone(),
+                    });
+                }
+                _ => wish.records.push(record),
+            }
+        }
+        wishes.push(wish);
+    }
+    Ok(wishes)
 }
 
-impl<L: Ledger> Plan<'_, L> {
-    /// Another owner that stands in the way of `wanted`.
-    fn holder(&self, wanted: HostPort) -> Result<Option<Attachment>, PlanError<L::Error>> {
-        let holders = self.ledger.holders(wanted.protocol, wanted.port);
-        let holders = holders.map_err(PlanError::Ledger)?.into_iter();
-        let mut others = holders.filter(|(_, owner)| owner != self.situation.attachment);
-        Ok(others.find(|(host, _)| host.conflicts_with(&wanted)).map(|(_, owner)| owner))
-    }
-
-    fn is_free(&self, host: HostPort) -> Result<bool, PlanError<L::Error>> {
-        let is_taken = self.taken.iter().any(|taken| taken.conflicts_with(&host));
-        let is_free = !is_taken && !self.situation.in_use.contains(&host);
-        Ok(is_free && self.holder(host)?.is_none())
-    }
-
-    /// When the port was given back, if it is still cooling down.
-    fn cooling_since(&self, host: HostPort) -> Result<Option<Duration>, PlanError<L::Error>> {
-        let released = self.ledger.released(host.protocol, host.port).map_err(PlanError::Ledger)?;
-        let end = |released: Duration| released.saturating_add(self.pool.cooldown);
-        Ok(released.filter(|released| end(*released) > self.situation.now))
-    }
-
-    /// Takes for each dynamic request the port it had before, where it is still
-    /// to be had.
-    fn keep(&mut self, requests: &[Request]) -> Result<Vec<Option<HostPort>>, PlanError<L::Error>> {
-        let mut previous: Vec<&Lease> = self.situation.previous.iter().collect();
-        let mut kept = vec![None; requests.len()];
-        for (request, kept) in requests.iter().zip(&mut kept) {
-            let same = |lease: &&Lease| {
-                lease.group.as_deref() == Some(self.pool.group)
-                    && lease.container_port == request.container_port
-                    && lease.host == request.on(lease.host.port)
-                    && self.pool.ports.contains(lease.host.port)
-            };
-            if request.host_port.is_some() {
-                continue;
-            }
-            let Some(at) = previous.iter().position(same) else { continue };
-            let host = previous.swap_remove(at).host;
-            if self.is_free(host)? {
-                self.taken.push(host);
-                *kept = Some(host);
+/// Takes for each request the ports that it had before, where they are still to be
+/// had: those under its name, or, where it has none, those that led to the same
+/// container ports. Claims with a record have their own way of staying.
+fn keep<L: Ledger>(
+    wishes: &mut [Wish<'_>],
+    previous: &[Forwarding],
+    ports: &mut Ports<'_, L>,
+) -> Result<(), L::Error> {
+    let mut leases: Vec<&Lease> = previous.iter().flat_map(|held| &held.leases).collect();
+    for wish in wishes.iter_mut().filter(|wish| wish.records.is_empty()) {
+        let matching: Vec<&Lease> = leases.iter().filter(|it| was(wish, it)).copied().collect();
+        for first in matching.iter().map(|lease| lease.host.port) {
+            let Some(before) = held_before(wish, first, &matching) else { continue };
+            if ports.take_first_fitting(wish, Bound::From, [first])? {
+                leases.retain(|lease| !before.iter().any(|used| std::ptr::eq(*used, *lease)));
+                break;
             }
         }
-        Ok(kept)
     }
+    Ok(())
+}
 
-    fn draw(
-        &mut self,
-        request: &Request,
-        rng: &mut fastrand::Rng,
-    ) -> Result<HostPort, PlanError<L::Error>> {
-        /// Tries before all ports are looked at: enough to find one in a pool
-        /// that is up to nine tenths full nineteen times of twenty.
-        const TRIES: usize = 28;
-        let size = self.pool.ports.len();
-        // A port drawn from all of them, and again while it is not free, is
-        // drawn uniformly from the free ones.
-        for _ in 0..if size == 0 { 0 } else { TRIES } {
-            let port = self.pool.ports.nth(rng.u32(..size)).expect("the index is below the size");
-            let host = request.on(port);
-            if self.is_free(host)? && self.cooling_since(host)?.is_none() {
-                self.taken.push(host);
-                return Ok(host);
-            }
+/// Whether the lease was held for what the wish asks for, or for a part of it.
+fn was(wish: &Wish<'_>, lease: &Lease) -> bool {
+    let Wish { request, dynamic, .. } = wish;
+    let leads_there = || match request.container {
+        ContainerPort::Same => lease.container_port == lease.host.port,
+        ContainerPort::Number(lowest) => {
+            let above = lease.container_port.number().checked_sub(lowest.number());
+            above.is_some_and(|above| above < request.count)
         }
-        let mut rested = Vec::new();
-        let mut cooling = None;
-        for port in self.pool.ports.iter() {
-            let host = request.on(port);
-            if !self.is_free(host)? {
-                continue;
-            }
-            match self.cooling_since(host)? {
-                None => rested.push(host),
-                Some(since) => cooling = cooling.into_iter().chain([(since, host)]).min(),
-            }
+    };
+    lease.name == request.name
+        && lease.group.as_ref() == Some(&dynamic.group)
+        && (request.name.is_some() || leads_there())
+}
+
+/// The leases that are what the wish gets when its ports begin at `first`.
+fn held_before<'l>(wish: &Wish<'_>, first: Port, leases: &[&'l Lease]) -> Option<Vec<&'l Lease>> {
+    let is_named = wish.request.name.is_some();
+    let held = wish.request.on(first)?.into_iter();
+    held.map(|(host, container)| {
+        let mut leases = leases.iter().copied();
+        leases.find(|lease| lease.host == host && (is_named || lease.container_port == container))
+    })
+    .collect()
+}
+
+/// Draws ports for the requests that have none yet, those first that are hardest to
+/// place: large ones, then those with several protocols, then small pools.
+fn draw<'a, L: Ledger>(
+    wishes: &mut [Wish<'a>],
+    ports: &mut Ports<'a, L>,
+    rng: &mut fastrand::Rng,
+) -> Result<(), PlanError<L::Error>> {
+    let mut open: Vec<&mut Wish<'a>> = wishes.iter_mut().filter(|w| w.first.is_none()).collect();
+    open.sort_by_key(|wish| {
+        let request = wish.request;
+        (Reverse(request.count), Reverse(request.protocols.len()), wish.pool.ports.len())
+    });
+    let before = ports.mark();
+    for at in 0..open.len() {
+        if let Some(first) = ports.draw(open[at], rng)? {
+            ports.take_wish(open[at], first);
+            continue;
         }
-        let found = rng.choice(rested).or(cooling.map(|(_, host)| host));
-        let Some(host) = found else { return Err(self.exhausted(request)?) };
-        self.taken.push(host);
-        Ok(host)
+        let drawn = ports.put_back(before);
+        if let Some(packed) = ports.pack(&open)? {
+            for (wish, first) in open.iter_mut().zip(packed) {
+                ports.take_wish(wish, first);
+            }
+            return Ok(());
+        }
+        ports.take(drawn);
+        return Err(PlanError::Exhausted(Box::new(ports.exhaustion(open[at])?)));
     }
+    Ok(())
+}
 
-    fn exhausted(&self, request: &Request) -> Result<PlanError<L::Error>, PlanError<L::Error>> {
-        let mut leased = 0;
-        for port in self.pool.ports.iter() {
-            let host = request.on(port);
-            let is_taken = self.taken.iter().any(|taken| taken.conflicts_with(&host));
-            leased += u32::from(is_taken || self.holder(host)?.is_some());
-        }
-        Ok(PlanError::Exhausted {
-            group: self.pool.group.to_owned(),
-            protocol: request.protocol,
-            leased,
-            size: self.pool.ports.len(),
-        })
+/// The plan, once every request has its ports.
+fn written_down(requests: &[Request], wishes: &[Wish<'_>], situation: Situation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let mut wishes = wishes.iter();
+    for request in requests {
+        let (first, group, claim, rest) = match &request.choice {
+            Choice::Static(first) => (*first, None, None, None),
+            Choice::Dynamic(dynamic) => {
+                let wish = wishes.next().expect("each dynamic request is a wish");
+                let first = wish.first.expect("each wish was served");
+                plan.claims.extend(wish.claims(first, situation));
+                let cooldown = u64::try_from(wish.pool.cooldown.as_millis()).unwrap_or(u64::MAX);
+                let rest = Rest { cooldown, is_remembered: wish.pool.is_remembered };
+                (first, Some(&dynamic.group), dynamic.claim.as_ref(), Some(rest))
+            }
+        };
+        let held = request.on(first).expect("only ports that exist are given");
+        plan.leases.extend(held.into_iter().map(|(host, container_port)| Lease {
+            host,
+            container_port,
+            name: request.name.clone(),
+            group: group.cloned(),
+            claim: claim.cloned(),
+            rest,
+        }));
+    }
+    plan
+}
+
+impl Situation<'_> {
+    /// Whether what it holds is free for the plan.
+    fn is_own(&self, holder: &Attachment) -> bool {
+        holder == self.attachment || self.previous.iter().any(|held| held.attachment == *holder)
     }
 }
 

@@ -5,12 +5,14 @@
 pub mod config;
 pub mod environment;
 mod error;
+pub mod json;
 pub mod result;
 mod version;
 
 pub use config::{Config, ConfigError};
 pub use environment::{Environment, EnvironmentError, Verb};
 pub use error::ErrorReply;
+pub use json::JsonError;
 pub use result::{PrevResult, ResultError};
 pub use version::CniVersion;
 

@@ -12,26 +12,27 @@ mod check;
 mod del;
 mod error;
 mod gc;
+mod plan;
 mod release;
 mod status;
 
 use std::{
     ffi::OsString,
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 pub use error::Error;
 use log::LevelFilter;
 
 use crate::{
-    cni::{CniVersion, Config, ConfigError, Environment, ErrorReply, Verb, config::Settings},
+    cni::{CniVersion, Config, Environment, ErrorReply, Verb, config::Settings},
     host::{self, HostError},
     lease::{Attachment, NetworkName},
     logger,
     nat::{self, Nat},
-    request::{Request, parse_port_mappings},
-    store::Store,
+    request::{self, Request, Sources},
+    store::{Moment, Store},
 };
 
 /// What a call gets from its process.
@@ -47,6 +48,14 @@ pub struct Call {
     pub now: SystemTime,
     /// The time since boot (`CLOCK_BOOTTIME`), for cool-downs.
     pub since_boot: Duration,
+}
+
+impl Call {
+    /// The time, for the store.
+    fn moment(&self) -> Moment {
+        let unix = self.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Moment { since_boot: self.since_boot, unix }
+    }
 }
 
 /// What the process gives back.
@@ -167,12 +176,10 @@ fn options(settings: &Settings) -> Result<nat::Options, Error> {
     })
 }
 
-/// What the container asks for by port mappings.
-fn requests(config: &Config) -> Result<Vec<Request>, Error> {
-    match config.runtime_config("portMappings")? {
-        Some(mappings) => Ok(parse_port_mappings(&mappings)?),
-        None => Ok(Vec::new()),
-    }
+/// What the container asks for and may have.
+fn requests(call: &Call, config: &Config, settings: &Settings) -> Result<Vec<Request>, Error> {
+    let pod = call.environment.pod();
+    Ok(request::requests(&Sources::read(config)?, settings, pod.as_ref())?)
 }
 
 /// Flows that could not be forgotten are worth a line, and no reason to fail.
@@ -183,23 +190,5 @@ fn log_forgotten(owner: &Attachment, flows: Result<usize, HostError>) {
             let error = Error::from(error).with_causes();
             log::warn!("cannot forget UDP flows for {owner}: {error}");
         }
-    }
-}
-
-/// Annotations and claims ask for ports in ways that this version does not know.
-/// A pod that asks and gets nothing would be worse than one that does not start.
-fn refuse_other_sources(config: &Config) -> Result<(), ConfigError> {
-    const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-    const ENABLED: &str = "hostport.io/enabled";
-    let refuse = |key: &'static str, value: String| ConfigError::NotYet { key, value };
-    let annotations = config.runtime_config(ANNOTATIONS)?;
-    if annotations.as_ref().and_then(|all| all.get(ENABLED)).is_some_and(|value| value == "true") {
-        return Err(refuse(ENABLED, "\"true\"".to_owned()));
-    }
-    match config.runtime_config("portClaims")? {
-        Some(claims) if claims.as_array().is_none_or(|array| !array.is_empty()) => {
-            Err(refuse("runtimeConfig.portClaims", "not empty".to_owned()))
-        }
-        _ => Ok(()),
     }
 }

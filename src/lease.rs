@@ -5,13 +5,28 @@
 
 mod address;
 mod attachment;
+mod claim;
+mod excerpt;
+mod group;
+mod name;
 mod port;
+mod port_map;
+mod protocol;
 
 pub use address::{ContainerAddresses, HostAddress, ParseHostAddressError};
-pub use attachment::{
-    Attachment, ContainerId, InterfaceName, Namespace, NetworkName, ParseNameError, Pod, PodName,
+pub use attachment::{Attachment, Pod};
+pub use claim::{Claim, ClaimKey};
+pub use excerpt::Excerpt;
+pub use group::{Group, NamespaceGlob, Strategy, admits};
+pub use name::{
+    ClaimName, ContainerId, GroupName, InterfaceName, Namespace, NetworkName, ParseNameError,
+    PodName, PortName,
 };
-pub use port::{HostPort, ParsePortError, Port, PortSet, Protocol};
+pub use port::{HostPort, ParsePortError, Port, PortSet};
+pub use port_map::PortMap;
+pub use protocol::{Protocol, Protocols};
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,9 +39,52 @@ pub struct Lease {
     pub host: HostPort,
     /// Where it leads to inside the container.
     pub container_port: Port,
+    /// The name of the port, where it was asked for by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<PortName>,
     /// The group that a dynamic port was taken from; none for a static port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    pub group: Option<GroupName>,
+    /// The claim that it is kept under, in the namespace of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimName>,
+    /// How the port rests once it is given back; none: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
+}
+
+impl Lease {
+    /// The claim that it is kept under, when its container is in this namespace.
+    #[must_use]
+    pub fn claim_key(&self, namespace: Option<&Namespace>) -> Option<ClaimKey> {
+        Some(ClaimKey {
+            namespace: namespace.cloned(),
+            claim: self.claim.clone()?,
+            name: self.name.clone()?,
+            protocol: self.host.protocol,
+        })
+    }
+}
+
+/// How a port rests once it is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rest {
+    /// For how many milliseconds it is given to nobody while others are free.
+    pub cooldown: u64,
+    /// Whether the time of its release is remembered for as long as the node runs
+    /// ([`Strategy::LeastRecentlyUsed`]).
+    pub is_remembered: bool,
+}
+
+/// When a port was given back. Times are since boot (`CLOCK_BOOTTIME`), in whole
+/// milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// When that was.
+    pub at: Duration,
+    /// Until when it rests: given to nobody while others are free.
+    pub rested: Duration,
 }
 
 /// All that one attachment holds, and what is needed to forward it: the record
@@ -49,4 +107,12 @@ pub struct Forwarding {
     pub since: u64,
     /// The leases, in the order in which they were asked for. Never empty.
     pub leases: Vec<Lease>,
+}
+
+impl Forwarding {
+    /// The namespace of its pod, which its claims belong to.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.pod.as_ref().map(|pod| &pod.namespace)
+    }
 }

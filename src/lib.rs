@@ -8,7 +8,8 @@
 //! 2 effects  store · nat (apply) · host · publish · logger    one kind of effect each
 //!            netlink                                      the wire beneath nat and host
 //! 1 pure     allocator
-//!            cni · request · nat (ruleset, element, condition)
+//!            request
+//!            cni · nat (ruleset, element, condition)
 //! 0 nouns    lease
 //! ```
 //!

@@ -24,7 +24,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::lease::{Attachment, Forwarding, Lease};
+use crate::lease::{Attachment, ClaimName, Forwarding, GroupName, Lease, PortName};
 
 /// A published file that could not be written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,8 @@ struct Document<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
     protocol: &'static str,
     #[serde(rename = "hostIP")]
     host_ip: String,
@@ -61,16 +63,20 @@ struct Entry<'a> {
     container_port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claim: Option<&'a str>,
 }
 
 impl<'a> From<&'a Lease> for Entry<'a> {
     fn from(lease: &'a Lease) -> Self {
         Self {
+            name: lease.name.as_ref().map(PortName::as_str),
             protocol: lease.host.protocol.name(),
             host_ip: lease.host.address.to_string(),
             host_port: lease.host.port.number(),
             container_port: lease.container_port.number(),
-            group: lease.group.as_deref(),
+            group: lease.group.as_ref().map(GroupName::as_str),
+            claim: lease.claim.as_ref().map(ClaimName::as_str),
         }
     }
 }
@@ -205,11 +211,21 @@ mod tests {
             link: None,
             since: 0,
             leases: vec![
-                Lease { host: host(8080), container_port: Port::new(80).unwrap(), group: None },
+                Lease {
+                    host: host(8080),
+                    container_port: Port::new(80).unwrap(),
+                    name: None,
+                    group: None,
+                    claim: None,
+                    rest: None,
+                },
                 Lease {
                     host: host(10007),
                     container_port: Port::new(90).unwrap(),
-                    group: Some("default".into()),
+                    name: Some("http-admin".parse().unwrap()),
+                    group: Some("default".parse().unwrap()),
+                    claim: Some("web-0".parse().unwrap()),
+                    rest: None,
                 },
             ],
         }
@@ -228,12 +244,13 @@ mod tests {
             "namespace": "default", "pod": "web-0.example", "uid": "b2c1",
             "ports": [
                 {"protocol": "tcp", "hostIP": "", "hostPort": 8080, "containerPort": 80},
-                {"protocol": "tcp", "hostIP": "", "hostPort": 10007, "containerPort": 90, "group": "default"},
+                {"name": "http-admin", "protocol": "tcp", "hostIP": "", "hostPort": 10007,
+                 "containerPort": 90, "group": "default", "claim": "web-0"},
             ],
         });
         assert_eq!(value, expected);
         let env = fs::read_to_string(folder.join("ports.env")).unwrap();
-        assert_eq!(env, "TCP_PORT=8080\nTCP_PORTS=8080,10007\n");
+        assert_eq!(env, "TCP_PORT=8080\nTCP_PORTS=8080,10007\nPORT_HTTP_ADMIN=10007\n");
         withdraw(run_dir.path(), &forwarding).unwrap();
         withdraw(run_dir.path(), &forwarding).unwrap();
         assert_eq!(fs::read_dir(run_dir.path()).unwrap().count(), 0);

@@ -27,26 +27,31 @@
 //! and not when sled happens upon it.
 //!
 //! Leases of attachments die with the power, so most commits are not synced.
-//! The first commit of every boot is: it starts from `durable`, drops what
-//! belonged to attachments, and moves `durable`.
+//! Those that change a claim are, and move `durable`; so is and does the first of
+//! every boot: it starts from `durable` and drops what belonged to attachments.
 //!
 //! Limits: every open copies the whole database, which is meant for thousands
 //! of leases and not for millions. The file system must have flock and symbolic
 //! links. The kernel and the published files are none of the store's business.
 
+mod claim;
 mod copy;
 mod database;
 mod draft;
 mod error;
 mod generation;
+mod ledger;
 mod lock;
+mod port_index;
 mod publish;
 mod reader;
 mod record;
+mod release;
 mod scratch;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod view;
 
 use std::{
@@ -57,7 +62,7 @@ use std::{
     time::Duration,
 };
 
-pub use draft::Draft;
+pub use draft::{Draft, Moment};
 pub use error::StoreError;
 pub use lock::Lock;
 pub use reader::Reader;

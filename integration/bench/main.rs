@@ -19,6 +19,7 @@ mod memory;
 #[allow(dead_code)]
 #[path = "../namespace.rs"]
 mod namespace;
+mod plan;
 mod plugin;
 mod portmap;
 mod report;
@@ -43,6 +44,8 @@ struct Extent {
     flow_sizes: &'static [u16],
     /// Batches of flows for each plugin and size.
     batches: u32,
+    /// Leased ports at which plans are measured.
+    leased: &'static [usize],
 }
 
 const FULL: Extent = Extent {
@@ -51,11 +54,18 @@ const FULL: Extent = Extent {
     bursts: 3,
     flow_sizes: &[1, 2000, 10_000],
     batches: 31,
+    leased: &[0, 10_000, 20_000, 40_000, 49_900],
 };
 
 /// Shows that the bench works, and no more than that.
-const QUICK: Extent =
-    Extent { sizes: &[0, 100], samples: 5, bursts: 1, flow_sizes: &[1, 100], batches: 5 };
+const QUICK: Extent = Extent {
+    sizes: &[0, 100],
+    samples: 5,
+    bursts: 1,
+    flow_sizes: &[1, 100],
+    batches: 5,
+    leased: &[0, 1000],
+};
 
 fn main() {
     let mut extent = &FULL;
@@ -75,6 +85,7 @@ fn main() {
     let mut report = Report::new(machine::describe());
     calls::measure(extent, &mut report);
     flow::measure(extent, &mut report);
+    plan::measure(extent, &mut report);
     progress(&format!("{} s in all", start.elapsed().as_secs()));
     print!("{report}");
 }

@@ -7,7 +7,9 @@
 //! everything else and refuse what is wrong.
 
 mod error;
+mod groups;
 mod keys;
+mod static_ports;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +21,14 @@ use std::{
 
 use log::LevelFilter;
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 pub use error::ConfigError;
-use keys::{DEFAULT_GROUP, Keys, SHOWN, duration, ports, shown};
+use keys::{Keys, duration, number, ports, wrong};
+pub use static_ports::{Allowed, StaticPorts, StaticRule};
 
-use super::{CniVersion, PrevResult, STDIN_LIMIT};
-use crate::lease::{ContainerId, InterfaceName, NetworkName, PortSet};
+use super::{CniVersion, JsonError, PrevResult, STDIN_LIMIT, json};
+use crate::lease::{ContainerId, Excerpt, Group, GroupName, InterfaceName, NetworkName, PortSet};
 
 /// What each verb reads; made by [`Config::parse`].
 #[derive(Debug)]
@@ -42,14 +45,18 @@ pub struct Config {
 }
 
 /// Everything in the configuration that says how ports are given and forwarded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// How long to wait for the lock.
     pub lock_timeout: Duration,
     /// The named pools.
-    pub groups: BTreeMap<String, Group>,
+    pub groups: BTreeMap<GroupName, Group>,
     /// The group of requests that name none; always one of `groups`.
-    pub default_group: String,
+    pub default_group: GroupName,
+    /// The most ports that a container may ask for, each protocol counted.
+    pub max_per_pod: u32,
+    /// Which ports may be asked for by number.
+    pub static_ports: StaticPorts,
     /// Never given out dynamically; none: what the node reserves.
     pub exclude: Option<PortSet>,
     /// What becomes of a static port on which a host process listens.
@@ -62,15 +69,6 @@ pub struct Settings {
     pub conditions_v4: Vec<String>,
     /// The same for IPv6.
     pub conditions_v6: Vec<String>,
-}
-
-/// A named pool of host ports with its policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
-    /// The ports that may be given in its name. Never empty.
-    pub ports: PortSet,
-    /// How long a port rests after its release.
-    pub cooldown: Duration,
 }
 
 /// What becomes of a static port on which a process of the host listens.
@@ -93,7 +91,7 @@ pub struct Logging {
 
 /// The keys of a plugin's configuration that the specification or the runtime
 /// owns, and those read here: any other has no effect.
-const KNOWN_KEYS: [&str; 31] = [
+const KNOWN_KEYS: [&str; 33] = [
     "args",
     "backend",
     "capabilities",
@@ -119,11 +117,13 @@ const KNOWN_KEYS: [&str; 31] = [
     "logLevel",
     "markMasqBit",
     "masqAll",
+    "maxPerPod",
     "name",
     "prevResult",
     "runDir",
     "runtimeConfig",
     "snat",
+    "static",
     "type",
 ];
 
@@ -134,6 +134,9 @@ pub const RUN_DIR: &str = "/run/portclaim";
 /// `lockTimeout` where the configuration has none.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LOCK_TIMEOUT: Duration = Duration::from_mins(10);
+/// `maxPerPod` where the configuration has none.
+pub const DEFAULT_MAX_PER_POD: u32 = 64;
+const MAX_MAX_PER_POD: u32 = 4096;
 
 impl Config {
     /// Reads what every verb needs: version, network and directories. Directories
@@ -143,11 +146,12 @@ impl Config {
             return Err(ConfigError::TooLarge);
         }
         let keys: BTreeMap<String, Box<RawValue>> =
-            serde_json::from_slice(stdin).map_err(ConfigError::Json)?;
+            serde_json::from_slice(stdin).map_err(JsonError::from)?;
         let keys = Keys(&keys);
         let version = match keys.string("cniVersion")? {
-            None => return Err(ConfigError::Version { found: String::new() }),
-            Some(found) => CniVersion::from_text(&found).ok_or(ConfigError::Version { found })?,
+            None => return Err(ConfigError::Version { found: Excerpt::quoted("") }),
+            Some(text) => CniVersion::from_text(&text)
+                .ok_or_else(|| ConfigError::Version { found: Excerpt::quoted(&text) })?,
         };
         let network = keys.string("name")?.ok_or(ConfigError::Missing { key: "name" })?;
         Ok(Self {
@@ -163,13 +167,9 @@ impl Config {
     /// configuration's if that much of it can be read, else the newest.
     #[must_use]
     pub fn version_of(stdin: &[u8]) -> CniVersion {
-        #[derive(Deserialize)]
-        struct Version {
-            #[serde(rename = "cniVersion")]
-            version: String,
-        }
-        let found = serde_json::from_slice::<Version>(stdin).ok();
-        found.and_then(|v| CniVersion::from_text(&v.version)).unwrap_or(CniVersion::NEWEST)
+        let keys: Option<BTreeMap<String, &RawValue>> = serde_json::from_slice(stdin).ok();
+        let version = keys.and_then(|keys| json::text(keys.get("cniVersion")?));
+        version.and_then(|text| CniVersion::from_text(&text)).unwrap_or(CniVersion::NEWEST)
     }
 
     /// Fails when the configuration's version does not have the verb yet.
@@ -193,10 +193,9 @@ impl Config {
         let keys = Keys(&self.keys);
         let level = match keys.string("logLevel")? {
             None => LevelFilter::Warn,
-            Some(text) => text.parse().map_err(|_| ConfigError::Value {
-                key: "logLevel".to_owned(),
-                value: Value::from(text).to_string(),
-                allowed: "off, error, warn, info, debug or trace is allowed",
+            Some(text) => text.parse().map_err(|_| {
+                let allowed = "off, error, warn, info, debug or trace is allowed";
+                wrong("logLevel", &text.into(), allowed)
             })?,
         };
         Ok(Logging { level, file: keys.directory("logFile")? })
@@ -212,30 +211,25 @@ impl Config {
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let keys = Keys(&self.keys);
         keys.refuse_what_only_iptables_has()?;
-        let groups = keys.groups()?;
-        let default_group = keys.string("defaultGroup")?.unwrap_or_else(|| DEFAULT_GROUP.into());
-        if !groups.contains_key(&default_group) {
-            return Err(ConfigError::Value {
-                key: "defaultGroup".to_owned(),
-                value: Value::from(default_group).to_string(),
-                allowed: "a name of groups is allowed",
-            });
-        }
+        let (groups, default_group) = groups::groups(&keys)?;
         let host_listeners = match keys.string("hostListeners")?.as_deref() {
             None | Some("refuse") => HostListeners::Refuse,
             Some("shadow") => HostListeners::Shadow,
             Some(other) => {
-                return Err(ConfigError::Value {
-                    key: "hostListeners".to_owned(),
-                    value: Value::from(other).to_string(),
-                    allowed: "\"refuse\" or \"shadow\" is allowed",
-                });
+                let allowed = "\"refuse\" or \"shadow\" is allowed";
+                return Err(wrong("hostListeners", &other.into(), allowed));
             }
         };
         Ok(Settings {
             lock_timeout: self.lock_timeout()?,
             groups,
             default_group,
+            max_per_pod: keys
+                .value("maxPerPod")?
+                .map(|value| number("maxPerPod", &value, MAX_MAX_PER_POD))
+                .transpose()?
+                .unwrap_or(DEFAULT_MAX_PER_POD),
+            static_ports: static_ports::static_ports(&keys)?,
             exclude: keys.value("exclude")?.map(|value| ports("exclude", &value)).transpose()?,
             host_listeners,
             snat: keys.flag("snat")?.unwrap_or(true),
@@ -252,18 +246,19 @@ impl Config {
         Ok(PrevResult::parse(raw)?)
     }
 
-    /// A key of `runtimeConfig`; none where it, or all of `runtimeConfig`, is
-    /// absent or null.
-    pub fn runtime_config(&self, key: &str) -> Result<Option<Value>, ConfigError> {
-        match Keys(&self.keys).value("runtimeConfig")? {
-            None => Ok(None),
-            Some(Value::Object(mut map)) => Ok(map.remove(key).filter(|value| !value.is_null())),
-            Some(other) => Err(ConfigError::Value {
+    /// A key of `runtimeConfig` as it is written; none where it, or all of
+    /// `runtimeConfig`, is absent or null.
+    pub fn runtime_config(&self, key: &str) -> Result<Option<&RawValue>, ConfigError> {
+        let Some(raw) = self.keys.get("runtimeConfig").filter(|raw| !json::is_null(raw)) else {
+            return Ok(None);
+        };
+        let keys: BTreeMap<String, &RawValue> =
+            serde_json::from_str(raw.get()).map_err(|_| ConfigError::Value {
                 key: "runtimeConfig".to_owned(),
-                value: shown(&other),
+                value: Excerpt::plain(raw.get()),
                 allowed: "an object is allowed",
-            }),
-        }
+            })?;
+        Ok(keys.get(key).copied().filter(|raw| !json::is_null(raw)))
     }
 
     /// `cni.dev/valid-attachments` of GC, which a runtime without any writes as
@@ -281,8 +276,8 @@ impl Config {
         let valid: Option<Vec<Valid>> =
             serde_json::from_str(raw.get()).map_err(|error| ConfigError::Reason {
                 key: KEY.to_owned(),
-                value: raw.get().chars().take(SHOWN).collect(),
-                reason: error.to_string(),
+                value: Excerpt::plain(raw.get()),
+                reason: JsonError::from(error).to_string(),
             })?;
         let valid = valid.unwrap_or_default();
         Ok(valid.into_iter().map(|v| (v.container, v.interface)).collect())

@@ -10,22 +10,22 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::CniVersion;
-use crate::lease::{ContainerAddresses, InterfaceName};
+use super::{CniVersion, JsonError};
+use crate::lease::{ContainerAddresses, Excerpt, InterfaceName};
 
 /// Why `prevResult` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
     /// It is not the JSON of a result.
     #[error("prevResult is not a CNI result")]
-    Json(#[source] serde_json::Error),
+    Json(#[from] JsonError),
     /// An address is none.
-    #[error("prevResult.ips[{index}].address {address:?} is not an address with a prefix length")]
+    #[error("prevResult.ips[{index}].address {address} is not an address with a prefix length")]
     Address {
         /// Position in `ips`, from 0.
         index: usize,
-        /// What stands there.
-        address: String,
+        /// What stands there, in quotation marks.
+        address: Excerpt,
     },
 }
 
@@ -55,20 +55,20 @@ struct Ip {
 impl PrevResult {
     /// Reads a result of version 0.3.0 or later.
     pub fn parse(raw: &RawValue) -> Result<Self, ResultError> {
-        let Keys(keys) = serde_json::from_str(raw.get()).map_err(ResultError::Json)?;
+        let Keys(keys) = serde_json::from_str(raw.get()).map_err(JsonError::from)?;
         let value = |name| keys.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| raw.get());
-        let interfaces: Option<Vec<Interface>> = value("interfaces")
-            .map_or(Ok(None), serde_json::from_str)
-            .map_err(ResultError::Json)?;
+        let interfaces: Option<Vec<Interface>> =
+            value("interfaces").map_or(Ok(None), serde_json::from_str).map_err(JsonError::from)?;
         let ips: Option<Vec<Ip>> =
-            value("ips").map_or(Ok(None), serde_json::from_str).map_err(ResultError::Json)?;
+            value("ips").map_or(Ok(None), serde_json::from_str).map_err(JsonError::from)?;
         let ips = ips.unwrap_or_default().into_iter().enumerate().map(|(index, ip)| {
-            match ip.address.parse::<IpNetwork>() {
-                Ok(network) => Ok((ip.interface, network.ip().to_canonical())),
-                Err(_) => Err(ResultError::Address { index, address: ip.address }),
-            }
+            let network = ip.address.parse::<IpNetwork>().map_err(|_| ResultError::Address {
+                index,
+                address: Excerpt::quoted(&ip.address),
+            })?;
+            Ok((ip.interface, network.ip().to_canonical()))
         });
-        let ips = ips.collect::<Result<_, _>>()?;
+        let ips = ips.collect::<Result<_, ResultError>>()?;
         Ok(Self { interfaces: interfaces.unwrap_or_default(), ips, keys })
     }
 

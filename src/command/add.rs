@@ -9,21 +9,19 @@
 //! fails, exactly what was done is taken back and the first error is returned.
 
 use std::{
-    collections::{BTreeSet, HashSet},
-    time::{Duration, UNIX_EPOCH},
+    collections::{BTreeMap, HashSet},
+    time::Duration,
 };
 
 use super::{
-    Call, Error, Node, attachment, log_forgotten, options, refuse_other_sources, release, requests,
+    Call, Error, Node, attachment, log_forgotten, options,
+    plan::{self, Pools, Wanted},
+    release, requests,
 };
 use crate::{
-    allocator::{self, Ledger, PlanError, Pool, Situation},
-    cni::{Config, config::HostListeners, config::Settings},
+    cni::{Config, config::Settings},
     host,
-    lease::{
-        Attachment, ContainerAddresses, Forwarding, HostPort, InterfaceName, Lease, Port, PortSet,
-        Protocol,
-    },
+    lease::{Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, InterfaceName},
     nat::{self, Element, Table, elements},
     publish,
     request::Request,
@@ -40,14 +38,15 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
     }
     let options = options(&settings)?;
     let result = config.prev_result()?;
-    refuse_other_sources(config)?;
-    let requests = requests(config)?;
+    let requests = requests(call, config, &settings)?;
     if requests.is_empty() {
         release_without_ports(call, config, node, &attachment, settings.lock_timeout)?;
     } else {
         let container = result.container_addresses(&attachment.interface);
         refuse_unreachable(&requests, &container, &attachment.interface)?;
-        let wanted = Wanted { attachment, container, requests, link: link_to(&container)? };
+        let link = link_to(&container)?;
+        let pod = call.environment.pod();
+        let wanted = Wanted { attachment, pod, container, requests, link };
         take(call, node, &settings, options, &wanted)?;
     }
     Ok(result.to_json(config.version))
@@ -78,14 +77,6 @@ fn release_without_ports(
     let draft = lock.begin()?;
     let held = draft.forwarding(attachment)?;
     release::release(call, config, node, draft, held.as_slice())
-}
-
-/// What one ADD asks for, validated.
-struct Wanted {
-    attachment: Attachment,
-    container: ContainerAddresses,
-    requests: Vec<Request>,
-    link: Option<InterfaceName>,
 }
 
 fn refuse_unreachable(
@@ -127,44 +118,44 @@ fn take(
     mut options: nat::Options,
     wanted: &Wanted,
 ) -> Result<(), Error> {
-    let pool_ports = pool_ports(settings)?;
-    let group = &settings.groups[&settings.default_group];
+    let pools = Pools::new(settings, &wanted.requests)?;
     let mut lock = node.store.lock(settings.lock_timeout)?;
     let mut draft = lock.begin()?;
     options.lineage = draft.lineage();
     let table = Table::new(&wanted.attachment.network, &options);
-    let previous = draft.forwarding(&wanted.attachment)?;
-    let pool =
-        Pool { group: &settings.default_group, ports: &pool_ports, cooldown: group.cooldown };
-    let leases = plan(call, settings, pool, wanted, previous.as_ref(), &draft)?;
-    let forwarding = Forwarding {
+    draft.expire_claims(call.moment().unix)?;
+    let mut before = Before::of(&draft, wanted)?;
+    let plan = plan::plan(call, settings, &pools, wanted, &before.forwardings, &draft)?;
+    let after = Forwarding {
         attachment: wanted.attachment.clone(),
-        pod: call.environment.pod(),
+        pod: wanted.pod.clone(),
         container: wanted.container,
         link: wanted.link.clone(),
-        since: call.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        leases,
+        since: call.moment().unix,
+        leases: plan.leases,
     };
+    before.note_claims(&draft, &plan.claims)?;
     // Ports that are not kept cool down like those of any other release.
-    draft.remove(&forwarding.attachment, call.since_boot)?;
-    draft.insert(&forwarding)?;
-    let longest = settings.groups.values().map(|group| group.cooldown).max().unwrap_or_default();
-    draft.forget_released_before(call.since_boot.saturating_sub(longest))?;
-    let change = Change::compute(node, &table, &draft, previous.as_ref(), &forwarding)?;
+    for forwarding in &before.forwardings {
+        draft.remove(&forwarding.attachment, call.moment())?;
+    }
+    for claim in &plan.claims {
+        draft.reserve(claim)?;
+    }
+    draft.insert(&after)?;
+    draft.forget_rested(call.since_boot)?;
+    let change = Change::compute(node, &table, &draft, &before.forwardings, &after)?;
     let committed = match node.nat.change(&table, &change.remove, &[]) {
         Ok(()) => draft.commit().map_err(Error::from),
         Err(error) => Err(error.into()),
     };
     if let Err(error) = committed {
-        if let Some(previous) = &previous {
-            put_back(node, &table, previous);
-        }
+        put_back(node, &table, &before.forwardings);
         return Err(error);
     }
-    let done = carry_out(node, settings, &table, &change, &forwarding);
+    let done = carry_out(node, settings, &table, &change, &after);
     if let Err(error) = done {
-        if let Err(undo) = take_back(call, node, &table, &mut lock, previous.as_ref(), &forwarding)
-        {
+        if let Err(undo) = take_back(call, node, &table, &mut lock, &before, &after) {
             log::error!("cannot take back what ADD has done: {}", undo.with_causes());
         }
         return Err(error);
@@ -172,86 +163,46 @@ fn take(
     Ok(())
 }
 
-/// The ports of the default group that may be given out.
-fn pool_ports(settings: &Settings) -> Result<PortSet, Error> {
-    /// Kubernetes' default `--service-node-port-range`.
-    const NODE_PORTS: &str = "30000-32767";
-    let ports = &settings.groups[&settings.default_group].ports;
-    if let Some(exclude) = &settings.exclude {
-        return Ok(ports.without(exclude));
-    }
-    let node_ports = NODE_PORTS.parse().expect("the range is a set of ports");
-    Ok(ports.without(&host::local_reserved_ports()?.union(&node_ports)))
+/// What there was before an ADD, and goes with it.
+struct Before {
+    /// What the attachment held itself, and what earlier sandboxes of its pod hold.
+    forwardings: Vec<Forwarding>,
+    /// The claims that these used and that the ADD uses, as they were; none where
+    /// there was no such claim.
+    claims: BTreeMap<ClaimKey, Option<Claim>>,
 }
 
-/// Plans until the host uses no port of the plan itself. Each round finds at least
-/// one more port that it uses, so there are at most as many rounds as ports.
-fn plan(
-    call: &Call,
-    settings: &Settings,
-    pool: Pool<'_>,
-    wanted: &Wanted,
-    previous: Option<&Forwarding>,
-    draft: &View,
-) -> Result<Vec<Lease>, Error> {
-    let mut in_use = BTreeSet::new();
-    let mut rng = fastrand::Rng::new();
-    loop {
-        let situation = Situation {
-            attachment: &wanted.attachment,
-            previous: previous.map_or(&[], |previous| &previous.leases),
-            in_use: &in_use,
-            now: call.since_boot,
-        };
-        let plan = allocator::plan(&wanted.requests, pool, situation, &Leases(draft), &mut rng);
-        let leases = plan.map_err(|error| refusal(draft, error))?;
-        let known = in_use.len();
-        for lease in &leases {
-            match (&lease.group, settings.host_listeners) {
-                (Some(_), _) if host::is_in_use(&lease.host)? => _ = in_use.insert(lease.host),
-                (None, HostListeners::Refuse) if host::is_listening(&lease.host)? => {
-                    return Err(Error::Listening(lease.host));
-                }
-                _ => {}
-            }
+impl Before {
+    /// A pod has one sandbox: on the interface of the new one, no earlier one is
+    /// alive, although a kubelet may send its DEL only after this ADD. The UID
+    /// tells the same pod from the next one of that name.
+    fn of(leases: &View, wanted: &Wanted) -> Result<Self, StoreError> {
+        let owner = &wanted.attachment;
+        let mut forwardings: Vec<_> = leases.forwarding(owner)?.into_iter().collect();
+        if let Some(pod) = wanted.pod.as_ref().filter(|pod| pod.uid.is_some()) {
+            let mut earlier = leases.of_pod(pod)?;
+            earlier.retain(|other| {
+                let at = &other.attachment;
+                at.container != owner.container
+                    && (&at.network, &at.interface) == (&owner.network, &owner.interface)
+                    && other.pod.as_ref() == Some(pod)
+            });
+            forwardings.append(&mut earlier);
         }
-        if in_use.len() == known {
-            return Ok(leases);
+        let mut claims = BTreeMap::new();
+        for forwarding in &forwardings {
+            let used = leases.claims_held_by(&forwarding.attachment)?;
+            claims.extend(used.into_iter().map(|claim| (claim.key.clone(), Some(claim))));
         }
-    }
-}
-
-/// The leases of a store, for the allocator.
-struct Leases<'a>(&'a View);
-
-impl Ledger for Leases<'_> {
-    type Error = StoreError;
-
-    fn holders(
-        &self,
-        protocol: Protocol,
-        port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
-        self.0.holders(protocol, port)
+        Ok(Self { forwardings, claims })
     }
 
-    fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, StoreError> {
-        self.0.released(protocol, port)
-    }
-}
-
-fn refusal(leases: &View, error: PlanError<StoreError>) -> Error {
-    match error {
-        PlanError::Held { wanted, holder } => match leases.forwarding(&holder) {
-            Ok(held) => {
-                let pod = held.and_then(|held| held.pod).map(|pod| format!(" ({pod})"));
-                let holder = format!("{holder}{}", pod.unwrap_or_default());
-                Error::Held { wanted, holder }
-            }
-            Err(error) => error.into(),
-        },
-        PlanError::Exhausted { .. } => Error::Exhausted(error.to_string()),
-        PlanError::Ledger(error) => error.into(),
+    /// Notes what there was of the claims that are used from now on.
+    fn note_claims(&mut self, leases: &View, claims: &[Claim]) -> Result<(), StoreError> {
+        for claim in claims {
+            self.claims.insert(claim.key.clone(), leases.claim(&claim.key)?);
+        }
+        Ok(())
     }
 }
 
@@ -273,15 +224,12 @@ impl Change {
         node: &mut Node,
         table: &Table,
         draft: &Draft<'_>,
-        previous: Option<&Forwarding>,
-        forwarding: &Forwarding,
+        before: &[Forwarding],
+        after: &Forwarding,
     ) -> Result<Self, Error> {
-        let owner = &forwarding.attachment;
-        let add = elements(forwarding);
-        let remove = match previous {
-            Some(previous) => without(release::unshared(draft, previous)?, &add),
-            None => Vec::new(),
-        };
+        let owner = &after.attachment;
+        let add = elements(after);
+        let remove = without(release::unshared_of(draft, before)?, &add);
         // Another attachment's elements are looked at too: a map that was
         // flushed leaves all rules in place.
         let other = draft.any_of_network(&owner.network, owner, fastrand::u32(..))?;
@@ -340,26 +288,34 @@ fn take_back(
     node: &mut Node,
     table: &Table,
     lock: &mut Lock,
-    previous: Option<&Forwarding>,
-    forwarding: &Forwarding,
+    before: &Before,
+    after: &Forwarding,
 ) -> Result<(), Error> {
     let mut draft = lock.begin()?;
-    draft.remove(&forwarding.attachment, call.since_boot)?;
-    if let Some(previous) = previous {
-        draft.insert(previous)?;
+    draft.remove(&after.attachment, call.moment())?;
+    for (key, claim) in &before.claims {
+        match claim {
+            Some(claim) => draft.reserve(claim)?,
+            None => draft.unreserve(key)?,
+        };
     }
-    let kept = previous.map(elements).unwrap_or_default();
-    node.nat.change(table, &without(release::unshared(&draft, forwarding)?, &kept), &[])?;
-    let files = release::project(node, &draft, forwarding)?;
+    for forwarding in &before.forwardings {
+        draft.insert(forwarding)?;
+    }
+    let kept: Vec<Element> = before.forwardings.iter().flat_map(elements).collect();
+    node.nat.change(table, &without(release::unshared(&draft, after)?, &kept), &[])?;
+    let files = release::project(node, &draft, after)?;
     draft.commit()?;
     node.nat.change(table, &[], &kept)?;
     Ok(files?)
 }
 
 /// Forwards again what has already left the kernel and is still in the store.
-fn put_back(node: &mut Node, table: &Table, previous: &Forwarding) {
-    if let Err(error) = node.nat.change(table, &[], &elements(previous)) {
-        let error = Error::from(error).with_causes();
-        log::error!("{} is no longer forwarded to: {error}", previous.attachment);
+fn put_back(node: &mut Node, table: &Table, before: &[Forwarding]) {
+    for forwarding in before {
+        if let Err(error) = node.nat.change(table, &[], &elements(forwarding)) {
+            let error = Error::from(error).with_causes();
+            log::error!("{} is no longer forwarded to: {error}", forwarding.attachment);
+        }
     }
 }

@@ -4,10 +4,10 @@
 use crate::{
     cni::{CniVersion, ConfigError, EnvironmentError, ErrorReply},
     host::HostError,
-    lease::{Attachment, HostAddress, HostPort},
+    lease::{Attachment, ClaimKey, HostAddress, HostPort},
     nat::{NatError, ParseConditionError},
     publish::PublishError,
-    request::MappingError,
+    request::RequestError,
     store::StoreError,
 };
 
@@ -23,9 +23,9 @@ pub enum Error {
     /// `conditionsV4` or `conditionsV6`.
     #[error(transparent)]
     Condition(#[from] ParseConditionError),
-    /// `runtimeConfig.portMappings`.
+    /// What the container asks for.
     #[error(transparent)]
-    Mapping(#[from] MappingError),
+    Request(#[from] RequestError),
     /// The container has no address at all.
     #[error("prevResult has no address on interface {interface}")]
     NoAddress {
@@ -51,6 +51,25 @@ pub enum Error {
         /// What is asked for.
         wanted: HostPort,
         /// Who holds it, and the pod behind it.
+        holder: String,
+    },
+    /// Two requests of one container ask for one port by number.
+    #[error("host port {0} is asked for twice")]
+    Twice(HostPort),
+    /// A claim keeps a port that is asked for by number.
+    #[error("host port {wanted} is reserved by claim {claim}")]
+    Reserved {
+        /// What is asked for.
+        wanted: HostPort,
+        /// What it is kept for.
+        claim: ClaimKey,
+    },
+    /// Somebody else uses the claim.
+    #[error("claim {claim} is held by {holder}")]
+    ClaimHeld {
+        /// The claim.
+        claim: ClaimKey,
+        /// Who uses it, and the pod behind it.
         holder: String,
     },
     /// A group has no port left.
@@ -124,9 +143,7 @@ impl Error {
             Self::Config(ConfigError::Version { .. } | ConfigError::VerbVersion { .. }) => {
                 (1, "change cniVersion in the conflist")
             }
-            Self::Config(ConfigError::Unsupported { .. } | ConfigError::NotYet { .. }) => {
-                (2, "change the configuration or the pod")
-            }
+            Self::Config(ConfigError::Unsupported { .. }) => (2, "change the configuration"),
             Self::Environment(_) => (4, "portclaim is a CNI plugin: a container runtime calls it"),
             Self::Store(
                 StoreError::Io { .. }
@@ -139,8 +156,11 @@ impl Error {
             Self::Config(ConfigError::Json(_) | ConfigError::TooLarge) => {
                 (6, "check what the runtime passes on stdin")
             }
-            Self::Config(_) | Self::Condition(_) | Self::Mapping(_) => {
-                (7, "change the network configuration or the port mappings")
+            Self::Request(RequestError::Policy(_)) => {
+                (102, "ask for less or for other ports, or change groups, static or maxPerPod")
+            }
+            Self::Config(_) | Self::Condition(_) | Self::Request(_) | Self::Twice(_) => {
+                (7, "change the network configuration or what the container asks for")
             }
             Self::NoAddress { .. } => {
                 (7, "put portclaim behind the plugin that gives the interface its addresses")
@@ -151,10 +171,18 @@ impl Error {
             Self::Store(StoreError::Locked { .. }) => {
                 (11, "another call of the plugin is still at work; the runtime tries again")
             }
+            Self::ClaimHeld { .. } => {
+                (11, "the claim's last holder is still there; the runtime tries again")
+            }
             Self::Unavailable(_) => (50, "mend what is named; ADD is refused until then"),
-            Self::Held { .. } | Self::Store(StoreError::Conflict { .. }) => {
+            Self::Held { .. }
+            | Self::Store(StoreError::Conflict { .. } | StoreError::Claimed { .. }) => {
                 (100, "use another host port, or remove the holder (portclaimctl list)")
             }
+            Self::Reserved { .. } => (
+                100,
+                "use another host port, or wait until the claim expires (claimTTL of its group)",
+            ),
             Self::Exhausted(_) => (101, "enlarge the group's ports, or remove pods that hold them"),
             Self::Listening(_) => (
                 103,

@@ -77,14 +77,12 @@ fn forget(
     held: &[&Forwarding],
 ) -> Result<(), Error> {
     let Some(first) = held.first() else { return Ok(()) };
+    let mut claims = Vec::new();
     for forwarding in held {
-        draft.remove(&forwarding.attachment, call.since_boot)?;
+        claims.extend(draft.claims_held_by(&forwarding.attachment)?);
+        draft.remove(&forwarding.attachment, call.moment())?;
     }
-    let mut gone: HashSet<Element> = HashSet::new();
-    for forwarding in held {
-        gone.extend(unshared(draft, forwarding)?);
-    }
-    let gone: Vec<Element> = gone.into_iter().collect();
+    let gone = unshared_of(draft, held.iter().copied())?;
     let network = &first.attachment.network;
     let changed = if let Some(table) = known_table(config, network, draft) {
         match node.nat.is_intact(&table) {
@@ -100,6 +98,9 @@ fn forget(
     if let Err(error) = changed {
         for forwarding in held {
             draft.insert(forwarding)?;
+        }
+        for claim in &claims {
+            draft.reserve(claim)?;
         }
         return Err(error.into());
     }
@@ -183,4 +184,16 @@ pub(super) fn unshared(leases: &View, forwarding: &Forwarding) -> Result<Vec<Ele
         found.retain(|element| !element.is_link());
     }
     Ok(found)
+}
+
+/// The same of several forwardings, each element once.
+pub(super) fn unshared_of<'a>(
+    leases: &View,
+    forwardings: impl IntoIterator<Item = &'a Forwarding>,
+) -> Result<Vec<Element>, StoreError> {
+    let mut found: HashSet<Element> = HashSet::new();
+    for forwarding in forwardings {
+        found.extend(unshared(leases, forwarding)?);
+    }
+    Ok(found.into_iter().collect())
 }

@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Excerpt;
+
 /// The host's addresses on which a port is held (`hostIP` of a port mapping).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HostAddress {
@@ -26,8 +28,8 @@ pub enum HostAddress {
 
 /// The text is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an IPv4 or IPv6 address")]
-pub struct ParseHostAddressError(String);
+#[error("{0} is not an IPv4 or IPv6 address")]
+pub struct ParseHostAddressError(Excerpt);
 
 impl HostAddress {
     /// Whether it stands for every address of both families.
@@ -77,7 +79,8 @@ impl FromStr for HostAddress {
         if text.is_empty() {
             return Ok(Self::Any);
         }
-        let address: IpAddr = text.parse().map_err(|_| ParseHostAddressError(text.to_owned()))?;
+        let address: IpAddr =
+            text.parse().map_err(|_| ParseHostAddressError(Excerpt::quoted(text)))?;
         Ok(address.into())
     }
 }

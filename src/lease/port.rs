@@ -1,10 +1,10 @@
-//! Ports, protocols and sets of ports.
+//! Ports and sets of ports.
 
 use std::{fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::HostAddress;
+use super::{Excerpt, HostAddress, Protocol};
 
 /// A port number, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,60 +23,17 @@ impl Port {
     pub fn number(self) -> u16 {
         self.0.get()
     }
+
+    /// The port that is so much higher; none beyond 65535.
+    #[must_use]
+    pub fn above(self, distance: u16) -> Option<Self> {
+        self.0.checked_add(distance).map(Self)
+    }
 }
 
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-/// The transport protocols that have ports and that NAT can follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// RFC 9293.
-    Tcp,
-    /// RFC 768.
-    Udp,
-    /// RFC 9260.
-    Sctp,
-}
-
-impl Protocol {
-    /// Every protocol, in the order of `Ord`.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The IANA protocol number, as in an IP header.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// The name that Kubernetes, CNI (in lower case) and nftables use.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-
-    /// The protocol of that name, in upper, lower or mixed case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|protocol| protocol.name().eq_ignore_ascii_case(name))
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -143,11 +100,11 @@ pub struct PortSet(Vec<PortRange>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePortError {
     /// Not a number from 1 to 65535.
-    #[error("{0:?} is not a port from 1 to 65535")]
-    Number(String),
+    #[error("{0} is not a port from 1 to 65535")]
+    Number(Excerpt),
     /// `20-10`.
-    #[error("{0:?} ends before it begins")]
-    Backwards(String),
+    #[error("{0} ends before it begins")]
+    Backwards(Excerpt),
 }
 
 impl PortSet {
@@ -240,7 +197,7 @@ impl FromStr for PortSet {
         let number = |text: &str| {
             let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             let parsed = if digits { text.parse().ok().and_then(Port::new) } else { None };
-            parsed.ok_or_else(|| ParsePortError::Number(text.to_owned()))
+            parsed.ok_or_else(|| ParsePortError::Number(Excerpt::quoted(text)))
         };
         let mut ranges = Vec::new();
         if text.trim().is_empty() {
@@ -250,7 +207,7 @@ impl FromStr for PortSet {
             let (first, last) = entry.split_once('-').unwrap_or((entry, entry));
             let (first, last) = (number(first.trim())?, number(last.trim())?);
             if last < first {
-                return Err(ParsePortError::Backwards(entry.to_owned()));
+                return Err(ParsePortError::Backwards(Excerpt::quoted(entry)));
             }
             ranges.push(PortRange { first, last });
         }

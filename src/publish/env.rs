@@ -6,12 +6,14 @@
 //! | `TCP_PORT` | always, with a TCP port | the first that was asked for |
 //! | `TCP_PORTS_RANGE` | more than one, and they are contiguous | `20001-20002` |
 //! | `TCP_PORTS` | two to eight | `20001,20002`, in the order asked for |
+//! | `PORT_<NAME>` | for each port with a name | its host port, of a block the lowest |
 //!
-//! UDP and SCTP alike.
+//! UDP and SCTP like TCP. In a name's variable letters are in upper case and `-`
+//! is `_`; names are DNS labels, so that no two become the same.
 
 use std::fmt::Write;
 
-use crate::lease::{Lease, Protocol};
+use crate::lease::{Lease, PortName, Protocol};
 
 /// The most ports that are listed one by one.
 const LISTED: usize = 8;
@@ -44,6 +46,17 @@ pub fn render(leases: &[Lease]) -> String {
             line("PORTS", &ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","));
         }
     }
+    let mut named: Vec<&PortName> = Vec::new();
+    for lease in leases {
+        // The leases of one name stand together, the lowest port first.
+        if let Some(name) = &lease.name
+            && !named.contains(&name)
+        {
+            named.push(name);
+            let key = name.as_str().to_uppercase().replace('-', "_");
+            writeln!(text, "PORT_{key}={}", lease.host.port).expect("memory takes what is written");
+        }
+    }
     text
 }
 
@@ -56,7 +69,10 @@ mod tests {
         let lease = |&(protocol, port, address): &(Protocol, u16, HostAddress)| Lease {
             host: HostPort { protocol, port: Port::new(port).unwrap(), address },
             container_port: Port::new(80).unwrap(),
+            name: None,
             group: None,
+            claim: None,
+            rest: None,
         };
         render(&ports.iter().map(lease).collect::<Vec<_>>())
     }
@@ -81,6 +97,26 @@ mod tests {
     fn a_range_is_only_named_where_there_is_one() {
         assert_eq!(tcp([7, 9]), "TCP_PORT=7\nTCP_PORTS=7,9\n");
         assert_eq!(tcp([9, 8]), "TCP_PORT=9\nTCP_PORTS_RANGE=8-9\nTCP_PORTS=9,8\n");
+    }
+
+    #[test]
+    fn a_name_leads_to_the_lowest_port_of_its_block() {
+        let lease = |name: &str, port, protocol| Lease {
+            host: HostPort { protocol, port: Port::new(port).unwrap(), address: HostAddress::Any },
+            container_port: Port::new(80).unwrap(),
+            name: Some(name.parse().unwrap()),
+            group: None,
+            claim: None,
+            rest: None,
+        };
+        let text = render(&[
+            lease("rtp-media", 7000, Protocol::Udp),
+            lease("rtp-media", 7001, Protocol::Udp),
+            lease("sip", 5060, Protocol::Tcp),
+            lease("sip", 5060, Protocol::Udp),
+        ]);
+        let named = text.lines().filter(|line| line.starts_with("PORT_"));
+        assert_eq!(named.collect::<Vec<_>>(), ["PORT_RTP_MEDIA=7000", "PORT_SIP=5060"]);
     }
 
     #[test]

@@ -12,7 +12,9 @@ use super::{
     StoreError,
     error::At,
     lock::lock_within,
-    record::{self, SCHEMA, Tree},
+    port_index::PortIndex,
+    record::{self, SCHEMA},
+    tree::Tree,
 };
 
 /// Small segments keep the copy small; the size is fixed once a file is written.
@@ -21,6 +23,8 @@ const SEGMENT_SIZE: usize = 64 * 1024;
 const CACHE_CAPACITY: u64 = 8 * 1024 * 1024;
 /// How long sled's threads may take to let go of the file.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Trees of earlier versions, about releases of the boot.
+const FORMER_TREES: [&str; 2] = ["released", "released-at"];
 /// The key of the schema in `Tree::Meta`.
 const SCHEMA_KEY: &[u8] = b"schema";
 
@@ -50,12 +54,13 @@ impl Database {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             with_priority(|| {
                 let db = config.open()?;
+                let is_former = db.was_recovered() && !has_tree(&db, Tree::Held);
                 let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name()));
                 let trees = trees.collect::<sled::Result<Vec<_>>>()?;
-                Ok::<_, sled::Error>((db, trees))
+                Ok::<_, sled::Error>((db, trees, is_former))
             })
         }));
-        let (db, trees) = match opened {
+        let (db, trees, is_former) = match opened {
             Ok(opened) => opened.at("open", path)?,
             Err(panic) => {
                 let message = message(panic.as_ref());
@@ -69,10 +74,24 @@ impl Database {
                 return Err(record::damaged(Tree::Meta, SCHEMA_KEY));
             }
             None => {
-                database.put(Tree::Meta, SCHEMA_KEY, &record::stamp(SCHEMA, &[]))?;
+                database.mark(Tree::Meta, SCHEMA_KEY)?;
             }
         }
+        if is_former {
+            database.convert()?;
+        }
         Ok(database)
+    }
+
+    /// Makes what an earlier version wrote, which knew neither claims nor bitmaps,
+    /// what this one reads. Its releases are forgotten: they lack what is needed.
+    fn convert(&mut self) -> Result<(), StoreError> {
+        for name in FORMER_TREES {
+            self.db.drop_tree(name).at("write", &self.path)?;
+        }
+        self.sum_up(PortIndex::Leases)?;
+        self.live = self.count_live()?;
+        Ok(())
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -115,6 +134,11 @@ impl Database {
         Ok(())
     }
 
+    /// Puts down a key that says everything itself.
+    pub(super) fn mark(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
+        self.put(tree, key, &record::stamp(SCHEMA, &[]))
+    }
+
     /// Removes a key, if it is there.
     pub(super) fn delete(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
         let old = self.tree(tree).remove(key).at("write", &self.path)?;
@@ -127,20 +151,26 @@ impl Database {
         self.live = self.live.saturating_sub(bytes as u64);
     }
 
-    /// Drops what does not outlive a boot.
+    /// Drops what does not outlive a boot. Claims do, but nobody uses them.
     pub(super) fn end_boot(&mut self) -> Result<(), StoreError> {
+        self.end_uses()?;
         for tree in Tree::ALL.into_iter().filter(|tree| tree.is_of_boot()) {
             self.tree(tree).clear().at("write", &self.path)?;
         }
-        self.live = 0;
+        self.live = self.count_live()?;
+        Ok(())
+    }
+
+    fn count_live(&self) -> Result<u64, StoreError> {
+        let mut live = 0;
         for name in self.db.tree_names() {
             let tree = self.db.open_tree(name).at("read", &self.path)?;
             for entry in &tree {
                 let (key, value) = entry.at("read", &self.path)?;
-                self.live += (key.len() + value.len()) as u64;
+                live += (key.len() + value.len()) as u64;
             }
         }
-        Ok(())
+        Ok(live)
     }
 
     /// The same content in a fresh file: sled's only grows.
@@ -172,6 +202,10 @@ impl Database {
             None => Err(StoreError::Closing { path, timeout: CLOSE_TIMEOUT }),
         }
     }
+}
+
+fn has_tree(db: &sled::Db, tree: Tree) -> bool {
+    db.tree_names().iter().any(|name| name == tree.name().as_bytes())
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -8,18 +8,28 @@ use super::{
     Lock, StoreError,
     copy::copy_closed,
     database::Database,
-    error::At,
     generation::open_base,
+    port_index::PortIndex,
     publish::{self, Plan},
-    record::{self, SCHEMA, Tree},
+    record,
     scratch::{self, Scratch},
     seal::Seal,
+    tree::Tree,
     view::View,
 };
 
+/// When something happens, by two clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// The time since boot (`CLOCK_BOOTTIME`), for cool-downs.
+    pub since_boot: Duration,
+    /// Seconds since the Unix epoch: the time for people, and for claims.
+    pub unix: u64,
+}
+
 /// What is to be committed. Dropped without a commit, it leaves nothing behind;
-/// after an error of `insert` other than a conflict, of `remove` or of
-/// `forget_released_before`, dropping it is all that should be done with it.
+/// after an error of a change other than `Conflict` and `Claimed`, dropping it is
+/// all that should be done with it.
 #[derive(Debug)]
 pub struct Draft<'lock> {
     lock: &'lock Lock,
@@ -59,75 +69,64 @@ impl<'lock> Draft<'lock> {
         Ok(Self { lock, view: View { database: Some(base.database) }, scratch, plan })
     }
 
-    /// Puts down what an attachment holds, in place of what it held before.
-    /// Ports that it held and now does not have no cool-down: `remove` what was
-    /// held first where that matters.
+    /// Puts down what an attachment holds, in place of what it held before. Ports
+    /// that it held and now does not have no cool-down: `remove` what was held
+    /// first where that matters. A port that another owner holds is refused
+    /// (`Conflict`), and so is one that a claim is about, other than the lease's
+    /// own (`Claimed`): what is undone is undone claims first.
     pub fn insert(&mut self, forwarding: &Forwarding) -> Result<(), StoreError> {
+        self.refuse_conflicts_of(forwarding)?;
         let owner = &forwarding.attachment;
+        self.take_out(owner)?;
+        let database = self.database_mut();
+        let key = record::attachment_key(owner);
+        database.put(Tree::Attachment, &key, &record::forwarding(forwarding))?;
         for lease in &forwarding.leases {
-            let holders = self.view.holders(lease.host.protocol, lease.host.port)?;
-            for (port, holder) in holders {
-                if holder != *owner && port.conflicts_with(&lease.host) {
+            database.put_port(PortIndex::Leases, &lease.host, &record::owner(owner))?;
+            database.delete_release(&lease.host)?;
+        }
+        for (tree, key) in index_keys(forwarding) {
+            database.mark(tree, &key)?;
+        }
+        Ok(())
+    }
+
+    fn refuse_conflicts_of(&self, forwarding: &Forwarding) -> Result<(), StoreError> {
+        for lease in &forwarding.leases {
+            let wanted = &lease.host;
+            for (port, holder) in self.holders(wanted.protocol, wanted.port)? {
+                if holder != forwarding.attachment && port.conflicts_with(wanted) {
                     return Err(StoreError::Conflict { port, holder });
                 }
             }
-        }
-        self.take_out(owner)?;
-        self.database_mut().put(
-            Tree::Attachment,
-            &record::attachment_key(owner),
-            &record::forwarding(forwarding),
-        )?;
-        for lease in &forwarding.leases {
-            self.database_mut().put(
-                Tree::Port,
-                &record::port_key(&lease.host),
-                &record::owner(owner),
-            )?;
-        }
-        for (tree, key) in index_keys(forwarding) {
-            self.database_mut().put(tree, &key, &record::stamp(SCHEMA, &[]))?;
+            for entry in self.claim_keys_on(wanted.protocol, wanted.port) {
+                let (port, claim) = entry?;
+                let is_own = lease.claim_key(forwarding.namespace()).as_ref() == Some(&claim);
+                if !is_own && port.conflicts_with(wanted) {
+                    return Err(StoreError::Claimed { port, claim });
+                }
+            }
         }
         Ok(())
     }
 
-    /// Gives back all that an attachment holds. Its dynamic ports begin to cool
-    /// down at `released_at`, the time since boot (`CLOCK_BOOTTIME`).
+    /// Gives back all that an attachment holds: its ports begin to rest, as their
+    /// leases say, and the claims that it uses become unused.
     pub fn remove(
         &mut self,
         owner: &Attachment,
-        released_at: Duration,
+        moment: Moment,
     ) -> Result<Option<Forwarding>, StoreError> {
+        self.end_uses_by(owner, moment.unix)?;
         let Some(forwarding) = self.take_out(owner)? else {
             return Ok(None);
         };
-        for lease in forwarding.leases.iter().filter(|lease| lease.group.is_some()) {
-            let (protocol, port) = (lease.host.protocol, lease.host.port);
-            let key = record::port_prefix(protocol, port);
-            if let Some(before) = self.view.released(protocol, port)? {
-                self.database_mut()
-                    .delete(Tree::ReleasedAt, &record::released_key(before, protocol, port))?;
+        for lease in &forwarding.leases {
+            if let Some(rest) = lease.rest {
+                self.database_mut().put_release(&lease.host, rest, moment.since_boot)?;
             }
-            self.database_mut().put(Tree::Released, &key, &record::released(released_at))?;
-            let key = record::released_key(released_at, protocol, port);
-            self.database_mut().put(Tree::ReleasedAt, &key, &record::stamp(SCHEMA, &[]))?;
         }
         Ok(Some(forwarding))
-    }
-
-    /// Forgets which ports were given back before this time since boot; takes
-    /// as long as there are such ports.
-    pub fn forget_released_before(&mut self, time: Duration) -> Result<(), StoreError> {
-        const TIME: usize = size_of::<u64>();
-        let database = self.database();
-        let end = record::released_at(time);
-        let old = database.tree(Tree::ReleasedAt).range(..end).keys();
-        let old = old.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
-        for key in old {
-            self.database_mut().delete(Tree::ReleasedAt, &key)?;
-            self.database_mut().delete(Tree::Released, &key[TIME..])?;
-        }
-        Ok(())
     }
 
     /// Whether it fell back to an older generation, or on nothing, and so begins
@@ -160,13 +159,18 @@ impl<'lock> Draft<'lock> {
         }
     }
 
+    /// The commit must survive a power cut.
+    pub(super) fn make_durable(&mut self) {
+        self.plan.durable = true;
+    }
+
     /// Removes an attachment's record and everything that leads to it.
     fn take_out(&mut self, owner: &Attachment) -> Result<Option<Forwarding>, StoreError> {
         let Some(forwarding) = self.view.forwarding(owner)? else {
             return Ok(None);
         };
         for lease in &forwarding.leases {
-            self.database_mut().delete(Tree::Port, &record::port_key(&lease.host))?;
+            self.database_mut().delete_port(PortIndex::Leases, &lease.host)?;
         }
         for (tree, key) in index_keys(&forwarding) {
             self.database_mut().delete(tree, &key)?;
@@ -179,7 +183,7 @@ impl<'lock> Draft<'lock> {
         self.view.database.as_ref().expect("a draft has a database until it is committed")
     }
 
-    fn database_mut(&mut self) -> &mut Database {
+    pub(super) fn database_mut(&mut self) -> &mut Database {
         self.view.database.as_mut().expect("a draft has a database until it is committed")
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::lease::{Attachment, HostPort};
+use crate::lease::{Attachment, ClaimKey, HostPort};
 
 /// Why the store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +107,15 @@ pub enum StoreError {
         /// By whom.
         holder: Attachment,
     },
+    /// A port that a claim is about and that something else is to have, which the
+    /// caller should have ruled out.
+    #[error("host port {port} is reserved by claim {claim}")]
+    Claimed {
+        /// What is reserved.
+        port: HostPort,
+        /// By which claim.
+        claim: ClaimKey,
+    },
 }
 
 impl StoreError {
@@ -147,7 +156,8 @@ impl StoreError {
             | Self::Closing { .. }
             | Self::Damaged { .. }
             | Self::Schema { .. }
-            | Self::Conflict { .. } => false,
+            | Self::Conflict { .. }
+            | Self::Claimed { .. } => false,
         }
     }
 }

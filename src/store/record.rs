@@ -2,21 +2,39 @@
 //! is of, so that a newer one is refused and not misread.
 //!
 //! ```text
-//! tree         key                                          value
-//! attachment   container 0 interface 0 network              {"schema":1, …a Forwarding}
-//! port         protocol, port (2), tag, address (0, 4, 16)  1 0 container 0 interface 0 network
-//! network      network 0 container 0 interface              1
-//! address      network 0 address 0 container 0 interface    1
-//! pod          namespace 0 pod 0 container 0 interface 0 network    1
-//! link         network 0 link 0 container 0 interface       1
-//! released     protocol, port (2)                           1 0 milliseconds since boot
-//! released-at  milliseconds since boot (8), protocol, port (2)   1
-//! meta         schema                                       1
+//! tree          key                                          value
+//! attachment    container 0 interface 0 network              {"schema":1, …a Forwarding}
+//! port          protocol, port (2), tag, address (0, 4, 16)  1 0 container 0 interface 0 network
+//! held          protocol, high byte of the port              bits
+//! network       network 0 container 0 interface              1
+//! address       network 0 address 0 container 0 interface    1
+//! pod           namespace 0 pod 0 container 0 interface 0 network    1
+//! link          network 0 link 0 container 0 interface       1
+//! release       protocol, port (2)                           1 0 at 0 rested
+//! rested        rested (8), protocol, port (2)               1
+//! claim         CLAIM                                        {"schema":1, …a Claim}
+//! claim-port    protocol, port (2), tag, address (0, 4, 16)  1 0 CLAIM
+//! claimed       protocol, high byte of the port              bits
+//! claim-holder  container 0 interface 0 network 0 CLAIM      1
+//! claim-expiry  seconds since the Unix epoch (8), CLAIM      1
+//! meta          schema                                       1
+//! meta          time                                         1 0 seconds since the Unix epoch
+//!
+//! CLAIM = namespace or nothing 0 claim 0 port name 0 protocol name
+//! bits  = the byte 1, then 32 bytes: a bit for each port with that high byte
 //! ```
 //!
 //! `0` is a NUL byte, which no name can hold; numbers in keys are big-endian,
-//! the protocol is its IANA number in one byte, and the tag is 0 for any
-//! address, 1 and 2 for any of IPv4 and IPv6, 4 and 6 before one address.
+//! those in values decimal. The protocol is its IANA number in one byte, and the
+//! tag is 0 for any address, 1 and 2 for any of IPv4 and IPv6, 4 and 6 before one
+//! address. `at` and `rested` are milliseconds since boot.
+//!
+//! Trees up to `rested`, and `claim-holder`, are of the boot. `held` and `claimed`
+//! sum up the ports of `port` and `claim-port`, whatever the address, the lowest
+//! port in the lowest bit of the first byte; what has no bit set is not there.
+//! `rested` leads to the releases that are forgotten once the port has rested.
+//! Each claim is either in `claim-holder` or in `claim-expiry`, there under 0
+//! when nobody knew the time as it became unused.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -24,63 +42,19 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::lease::{Attachment, Forwarding, HostAddress, HostPort, Port, Protocol};
+use crate::lease::{
+    Attachment, Claim, ClaimKey, Forwarding, HostAddress, HostPort, Namespace, Port, PortMap,
+    Protocol, Release,
+};
 
-use super::StoreError;
+use super::{StoreError, tree::Tree};
 
 /// The newest schema that is known, and the one that is written.
 pub(super) const SCHEMA: u32 = 1;
-
-/// The trees of the database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tree {
-    Attachment,
-    Port,
-    Network,
-    Address,
-    Pod,
-    Link,
-    Released,
-    ReleasedAt,
-    Meta,
-}
-
-impl Tree {
-    /// Every tree, in the order of its number.
-    pub(super) const ALL: [Self; 9] = [
-        Self::Attachment,
-        Self::Port,
-        Self::Network,
-        Self::Address,
-        Self::Pod,
-        Self::Link,
-        Self::Released,
-        Self::ReleasedAt,
-        Self::Meta,
-    ];
-
-    /// Whether it is about attachments, which do not outlive the boot.
-    pub(super) fn is_of_boot(self) -> bool {
-        self != Self::Meta
-    }
-
-    /// Its name in the database.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Attachment => "attachment",
-            Self::Port => "port",
-            Self::Network => "network",
-            Self::Address => "address",
-            Self::Pod => "pod",
-            Self::Link => "link",
-            Self::Released => "released",
-            Self::ReleasedAt => "released-at",
-            Self::Meta => "meta",
-        }
-    }
-}
+/// The same in a byte.
+const BITS_SCHEMA: u8 = 1;
 
 /// Names with a NUL between each two.
 pub(super) fn key<const N: usize>(names: [&str; N]) -> Vec<u8> {
@@ -140,9 +114,9 @@ pub(super) fn read_port_key(key: &[u8]) -> Option<HostPort> {
     Some(HostPort { protocol, port, address })
 }
 
-/// What the keys of all releases at this time begin with.
-pub(super) fn released_at(at: Duration) -> [u8; 8] {
-    milliseconds(at).to_be_bytes()
+/// What the keys begin with of the releases that have rested at this time.
+pub(super) fn rested_prefix(rested: Duration) -> [u8; 8] {
+    milliseconds(rested).to_be_bytes()
 }
 
 /// The time since boot does not reach the limit in half a billion years.
@@ -150,9 +124,75 @@ fn milliseconds(at: Duration) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The key of a release, by its time.
-pub(super) fn released_key(at: Duration, protocol: Protocol, port: Port) -> Vec<u8> {
-    [released_at(at).as_slice(), &port_prefix(protocol, port)].concat()
+/// The key of a release, by the time until which the port rests.
+pub(super) fn rested_key(rested: Duration, protocol: Protocol, port: Port) -> Vec<u8> {
+    [rested_prefix(rested).as_slice(), &port_prefix(protocol, port)].concat()
+}
+
+/// The key of a port's bit.
+pub(super) fn bits_key(protocol: Protocol, port: Port) -> [u8; 2] {
+    let [high, _] = port.number().to_be_bytes();
+    [protocol.number(), high]
+}
+
+/// The bits under such a key.
+pub(super) fn bits(bits: [u8; PortMap::CHUNK_BYTES]) -> Vec<u8> {
+    [&[BITS_SCHEMA], bits.as_slice()].concat()
+}
+
+/// The bits of such a value.
+pub(super) fn read_bits(
+    tree: Tree,
+    key: &[u8],
+    value: &[u8],
+) -> Result<[u8; PortMap::CHUNK_BYTES], StoreError> {
+    let (&schema, bits) = value.split_first().ok_or_else(|| damaged(tree, key))?;
+    supported(tree, key, schema.into())?;
+    bits.try_into().map_err(|_| damaged(tree, key))
+}
+
+/// The key of a claim's record.
+pub(super) fn claim_key(claim: &ClaimKey) -> Vec<u8> {
+    key(claim_names(claim))
+}
+
+fn claim_names(claim: &ClaimKey) -> [&str; 4] {
+    let ClaimKey { namespace, claim, name, protocol } = claim;
+    [namespace_name(namespace.as_ref()), claim.as_str(), name.as_str(), protocol.name()]
+}
+
+/// What the keys begin with of all claims of a namespace, or of none.
+pub(super) fn namespace_prefix(namespace: Option<&Namespace>) -> Vec<u8> {
+    prefix([namespace_name(namespace)])
+}
+
+/// No namespace has the empty name.
+fn namespace_name(namespace: Option<&Namespace>) -> &str {
+    namespace.map_or("", Namespace::as_str)
+}
+
+/// What the keys begin with of the claims that an attachment uses.
+pub(super) fn holder_prefix(holder: &Attachment) -> Vec<u8> {
+    let mut prefix = attachment_key(holder);
+    prefix.push(0);
+    prefix
+}
+
+/// The claim's key in such a key.
+pub(super) fn claim_of_holder_key(key: &[u8]) -> Option<&[u8]> {
+    const NAMES: usize = 3;
+    key.splitn(NAMES + 1, |byte| *byte == 0).nth(NAMES)
+}
+
+/// What the keys begin with of the claims that expire at this time, in seconds
+/// since the Unix epoch.
+pub(super) fn expiry_prefix(expires: u64) -> [u8; 8] {
+    expires.to_be_bytes()
+}
+
+/// The claim's key in a key that begins like this.
+pub(super) fn claim_of_expiry_key(key: &[u8]) -> Option<&[u8]> {
+    key.get(size_of::<u64>()..)
 }
 
 /// A value: the schema, and what comes after it.
@@ -186,52 +226,107 @@ pub(super) fn owner(attachment: &Attachment) -> Vec<u8> {
 
 /// The attachment of such a value.
 pub(super) fn read_owner(key: &[u8], value: &[u8]) -> Result<Attachment, StoreError> {
-    fn name<T: FromStr>(key: &[u8], name: &str) -> Result<T, StoreError> {
-        name.parse().map_err(|_| damaged(Tree::Port, key))
-    }
     let &[container, interface, network] = unstamp(Tree::Port, key, value)?.as_slice() else {
         return Err(damaged(Tree::Port, key));
     };
     Ok(Attachment {
-        network: name(key, network)?,
-        container: name(key, container)?,
-        interface: name(key, interface)?,
+        network: name(Tree::Port, key, network)?,
+        container: name(Tree::Port, key, container)?,
+        interface: name(Tree::Port, key, interface)?,
     })
 }
 
-/// The value of the index of releases.
-pub(super) fn released(at: Duration) -> Vec<u8> {
-    stamp(SCHEMA, &[&milliseconds(at).to_string()])
+fn name<T: FromStr>(tree: Tree, key: &[u8], name: &str) -> Result<T, StoreError> {
+    name.parse().map_err(|_| damaged(tree, key))
 }
 
-/// The time of such a value.
-pub(super) fn read_released(key: &[u8], value: &[u8]) -> Result<Duration, StoreError> {
-    let parts = unstamp(Tree::Released, key, value)?;
-    let time = parts.first().and_then(|time| time.parse().ok());
-    time.map(Duration::from_millis).ok_or_else(|| damaged(Tree::Released, key))
+/// The value of the index of claims by port.
+pub(super) fn claim_of_port(claim: &ClaimKey) -> Vec<u8> {
+    stamp(SCHEMA, &claim_names(claim))
+}
+
+/// The claim of such a value.
+pub(super) fn read_claim_of_port(key: &[u8], value: &[u8]) -> Result<ClaimKey, StoreError> {
+    const TREE: Tree = Tree::ClaimPort;
+    let &[namespace, claim, port, protocol] = unstamp(TREE, key, value)?.as_slice() else {
+        return Err(damaged(TREE, key));
+    };
+    Ok(ClaimKey {
+        namespace: match namespace {
+            "" => None,
+            namespace => Some(name(TREE, key, namespace)?),
+        },
+        claim: name(TREE, key, claim)?,
+        name: name(TREE, key, port)?,
+        protocol: Protocol::from_name(protocol).ok_or_else(|| damaged(TREE, key))?,
+    })
+}
+
+/// A number as a value.
+pub(super) fn number(number: u64) -> Vec<u8> {
+    stamp(SCHEMA, &[&number.to_string()])
+}
+
+/// The number of such a value.
+pub(super) fn read_number(tree: Tree, key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
+    let &[number] = unstamp(tree, key, value)?.as_slice() else { return Err(damaged(tree, key)) };
+    number.parse().map_err(|_| damaged(tree, key))
+}
+
+/// The value of a release.
+pub(super) fn release(release: Release) -> Vec<u8> {
+    let Release { at, rested } = release;
+    stamp(SCHEMA, &[&milliseconds(at).to_string(), &milliseconds(rested).to_string()])
+}
+
+/// The release of such a value.
+pub(super) fn read_release(key: &[u8], value: &[u8]) -> Result<Release, StoreError> {
+    let damage = || damaged(Tree::Release, key);
+    let &[at, rested] = unstamp(Tree::Release, key, value)?.as_slice() else {
+        return Err(damage());
+    };
+    let time = |time: &str| time.parse().map(Duration::from_millis).map_err(|_| damage());
+    Ok(Release { at: time(at)?, rested: time(rested)? })
 }
 
 /// The record of an attachment.
 pub(super) fn forwarding(forwarding: &Forwarding) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Record<'f> {
-        schema: u32,
-        #[serde(flatten)]
-        forwarding: &'f Forwarding,
-    }
-    let record = Record { schema: SCHEMA, forwarding };
-    serde_json::to_vec(&record).expect("a forwarding's keys are text")
+    json(forwarding)
 }
 
 /// The forwarding of such a record.
 pub(super) fn read_forwarding(key: &[u8], value: &[u8]) -> Result<Forwarding, StoreError> {
+    read_json(Tree::Attachment, key, value)
+}
+
+/// The record of a claim.
+pub(super) fn claim(claim: &Claim) -> Vec<u8> {
+    json(claim)
+}
+
+/// The claim of such a record.
+pub(super) fn read_claim(key: &[u8], value: &[u8]) -> Result<Claim, StoreError> {
+    read_json(Tree::Claim, key, value)
+}
+
+fn json<T: Serialize>(content: &T) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Record<'c, T> {
+        schema: u32,
+        #[serde(flatten)]
+        content: &'c T,
+    }
+    serde_json::to_vec(&Record { schema: SCHEMA, content }).expect("a record's keys are text")
+}
+
+fn read_json<T: DeserializeOwned>(tree: Tree, key: &[u8], value: &[u8]) -> Result<T, StoreError> {
     #[derive(Deserialize)]
     struct Schema {
         schema: u32,
     }
-    let damage = |_| damaged(Tree::Attachment, key);
+    let damage = |_| damaged(tree, key);
     let Schema { schema } = serde_json::from_slice(value).map_err(damage)?;
-    supported(Tree::Attachment, key, schema)?;
+    supported(tree, key, schema)?;
     serde_json::from_slice(value).map_err(damage)
 }
 

@@ -1,16 +1,22 @@
 //! The store as its callers see it. The parts have a story each:
 //!
 //! - `basics`: what is put down is found again, by every question.
-//! - `model`: random changes agree with a map in memory.
+//! - `claim`: reservations outlive those who use them, and end.
+//! - `release`: ports that were given back rest.
+//! - `model`: random changes agree with maps in memory.
 //! - `crash`: processes are killed in the middle, and nothing is lost.
 //! - `damage`: generations are destroyed, and boots and disks come to their end.
+//! - `former`: what an earlier version wrote is read.
 //! - `lock`: who waits, how long, and who keeps the lock.
 
 mod basics;
+mod claim;
 mod crash;
 mod damage;
+mod former;
 mod lock;
 mod model;
+mod release;
 
 use std::{
     path::Path,
@@ -26,11 +32,19 @@ use crate::lease::{
 /// Long enough for a busy machine; only a failing test waits for so long.
 const LONG: Duration = Duration::from_mins(1);
 const BOOT: &str = "8f1c0f0e-6d5b-4c58-9a7e-000000000001";
+const NEXT_BOOT: &str = "8f1c0f0e-6d5b-4c58-9a7e-000000000002";
+/// For what is removed while nobody looks at the time.
+const MOMENT: Moment = Moment { since_boot: Duration::ZERO, unix: 0 };
 /// Tells a test that it runs as the child of another, and what it works on.
 const CHILD: &str = "PORTCLAIM_STORE_TEST";
 
 fn store(dir: &Path) -> Store {
     Store::new(dir.join("data"), BOOT.to_owned()).working_in(dir.join("work"))
+}
+
+/// The same store after the machine was booted.
+fn rebooted(store: &Store) -> Store {
+    Store::new(store.dir.clone(), NEXT_BOOT.to_owned())
 }
 
 fn port(number: u16) -> Port {
@@ -48,7 +62,14 @@ fn owner(container: &str) -> Attachment {
 fn lease(number: u16) -> Lease {
     let address = HostAddress::Any;
     let host = HostPort { protocol: Protocol::Tcp, port: port(number), address };
-    Lease { host, container_port: port(80), group: Some("default".to_owned()) }
+    Lease {
+        host,
+        container_port: port(80),
+        name: None,
+        group: Some("default".parse().unwrap()),
+        claim: None,
+        rest: None,
+    }
 }
 
 fn forwarding(container: &str, ports: &[u16]) -> Forwarding {

@@ -1,17 +1,16 @@
 //! What can be asked of the store, by readers and writers alike.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
 use crate::lease::{
-    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, NetworkName, Pod, Port, Protocol,
+    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, Namespace, NetworkName, Pod,
+    Port, PortMap, Protocol,
 };
 
-use super::{
-    StoreError,
-    database::Database,
-    error::At,
-    record::{self, Tree},
-};
+use super::{StoreError, database::Database, error::At, port_index::PortIndex, record, tree::Tree};
+
+/// A key and its value.
+pub(super) type Entry = (sled::IVec, sled::IVec);
 
 /// What the store held at one moment.
 #[derive(Debug)]
@@ -67,21 +66,16 @@ impl View {
         protocol: Protocol,
         port: Port,
     ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
-        let held = self.scan(Tree::Port, record::port_prefix(protocol, port)).map(|entry| {
-            let (key, value) = entry?;
-            let port =
-                record::read_port_key(&key).ok_or_else(|| record::damaged(Tree::Port, &key))?;
+        let held = self.on_port(PortIndex::Leases, protocol, port).map(|entry| {
+            let (port, (key, value)) = entry?;
             Ok((port, record::read_owner(&key, &value)?))
         });
         held.collect()
     }
 
-    /// When a dynamic port was last given back, as time since boot
-    /// (`CLOCK_BOOTTIME`) in whole milliseconds; none once that was forgotten.
-    pub fn released(&self, protocol: Protocol, port: Port) -> Result<Option<Duration>, StoreError> {
-        let key = record::port_prefix(protocol, port);
-        let value = self.get(Tree::Released, &key)?;
-        value.map(|value| record::read_released(&key, &value)).transpose()
+    /// The ports of a protocol that have a holder, on whatever address.
+    pub fn held(&self, protocol: Protocol) -> Result<PortMap, StoreError> {
+        self.port_map(PortIndex::Leases, protocol)
     }
 
     /// Whether nothing is held under a network's name.
@@ -152,6 +146,18 @@ impl View {
         self.scan(Tree::Pod, prefix).map(|entry| self.indexed(&entry?.0[length..])).collect()
     }
 
+    /// What is held for the pods of a namespace.
+    pub fn of_namespace(&self, namespace: &Namespace) -> Result<Vec<Forwarding>, StoreError> {
+        let prefix = record::prefix([namespace.as_str()]);
+        let length = prefix.len();
+        let pods = self.scan(Tree::Pod, prefix).map(|entry| {
+            let (key, _) = entry?;
+            let owner = key[length..].splitn(2, |byte| *byte == 0).nth(1);
+            self.indexed(owner.ok_or_else(|| record::damaged(Tree::Pod, &key))?)
+        });
+        pods.collect()
+    }
+
     /// The keys of the records that the network index names.
     fn keys_of_network(
         &self,
@@ -185,18 +191,18 @@ impl View {
         value.map(|value| record::read_forwarding(key, &value)).transpose()
     }
 
-    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         match &self.database {
             Some(database) => database.tree(tree).get(key).at("read", database.path()),
             None => Ok(None),
         }
     }
 
-    fn scan(
+    pub(super) fn scan(
         &self,
         tree: Tree,
         prefix: Vec<u8>,
-    ) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> {
+    ) -> impl Iterator<Item = Result<Entry, StoreError>> {
         let database = self.database.iter();
         database.flat_map(move |database| {
             database.tree(tree).scan_prefix(&prefix).map(|entry| entry.at("read", database.path()))

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use portclaim::lease::{Forwarding, Lease};
+use portclaim::lease::{ClaimName, Forwarding, GroupName, Lease, PortName};
 use serde::Serialize;
 
 use crate::table::{Column, Table};
@@ -28,6 +28,7 @@ enum Output {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
+    name: Option<&'a str>,
     protocol: &'static str,
     #[serde(rename = "hostIP")]
     host_ip: String,
@@ -36,6 +37,7 @@ struct Row<'a> {
     #[serde(rename = "containerIPs")]
     container_ips: Vec<String>,
     group: Option<&'a str>,
+    claim: Option<&'a str>,
     network: &'a str,
     #[serde(rename = "containerID")]
     container_id: &'a str,
@@ -82,12 +84,14 @@ pub fn print(
 fn row<'a>(lease: &'a Lease, owner: &'a Forwarding) -> Row<'a> {
     let pod = owner.pod.as_ref();
     Row {
+        name: lease.name.as_ref().map(PortName::as_str),
         protocol: lease.host.protocol.name(),
         host_ip: lease.host.address.to_string(),
         host_port: lease.host.port.number(),
         container_port: lease.container_port.number(),
         container_ips: owner.container.iter().map(|address| address.to_string()).collect(),
-        group: lease.group.as_deref(),
+        group: lease.group.as_ref().map(GroupName::as_str),
+        claim: lease.claim.as_ref().map(ClaimName::as_str),
         network: owner.attachment.network.as_str(),
         container_id: owner.attachment.container.as_str(),
         ifname: owner.attachment.interface.as_str(),
@@ -111,7 +115,7 @@ fn cells(lease: &Lease, owner: &Forwarding) -> Vec<String> {
         address.unwrap_or_else(|| lease.container_port.to_string()),
         held_by,
         owner.attachment.network.to_string(),
-        lease.group.clone().unwrap_or_else(|| "static".to_owned()),
+        lease.group.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string),
         age(SystemTime::now().duration_since(since(owner)).unwrap_or_default()),
     ]
 }

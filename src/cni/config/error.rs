@@ -1,8 +1,8 @@
 //! Why a configuration is refused.
 
 use crate::{
-    cni::{CniVersion, ResultError, STDIN_LIMIT, Verb},
-    lease::ParseNameError,
+    cni::{CniVersion, JsonError, ResultError, STDIN_LIMIT, Verb},
+    lease::{Excerpt, ParseNameError},
 };
 
 /// Why a configuration is refused.
@@ -10,15 +10,15 @@ use crate::{
 pub enum ConfigError {
     /// Not a JSON object.
     #[error("the network configuration on stdin is not a JSON object")]
-    Json(#[source] serde_json::Error),
+    Json(#[from] JsonError),
     /// More than [`STDIN_LIMIT`].
     #[error("the network configuration on stdin is larger than {STDIN_LIMIT} bytes")]
     TooLarge,
     /// A version that is not spoken.
-    #[error("cniVersion {found:?} is not supported: {}", CniVersion::ALL.map(CniVersion::as_str).join(", "))]
+    #[error("cniVersion {found} is not supported: {}", CniVersion::ALL.map(CniVersion::as_str).join(", "))]
     Version {
-        /// What the configuration says.
-        found: String,
+        /// What the configuration says, in quotation marks.
+        found: Excerpt,
     },
     /// The verb came with a later version than the configuration's.
     #[error("{verb} needs cniVersion {since} or later, the configuration has {version}")]
@@ -45,7 +45,7 @@ pub enum ConfigError {
         /// The key with the keys it stands under.
         key: String,
         /// The value, as JSON.
-        value: String,
+        value: Excerpt,
         /// What is allowed.
         allowed: &'static str,
     },
@@ -55,7 +55,7 @@ pub enum ConfigError {
         /// The key with the keys it stands under.
         key: String,
         /// The value, as JSON.
-        value: String,
+        value: Excerpt,
         /// Why it is refused.
         reason: String,
     },
@@ -65,17 +65,9 @@ pub enum ConfigError {
         /// The key.
         key: &'static str,
         /// The value, as JSON.
-        value: String,
+        value: Excerpt,
         /// What to do instead.
         instead: &'static str,
-    },
-    /// Ports are asked for in a way that this version does not know.
-    #[error("{key} is {value}: this version takes ports only from runtimeConfig.portMappings")]
-    NotYet {
-        /// The key or annotation.
-        key: &'static str,
-        /// The value.
-        value: String,
     },
     /// `prevResult` cannot be used.
     #[error(transparent)]

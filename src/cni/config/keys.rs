@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde_json::{Value, value::RawValue};
 
-use super::{ConfigError, Group};
-use crate::lease::{ParsePortError, PortSet};
+use super::{ConfigError, JsonError};
+use crate::lease::{
+    Excerpt, NamespaceGlob, ParseNameError, ParsePortError, PortSet, Protocol, Protocols,
+};
 
-pub(super) const DEFAULT_GROUP: &str = "default";
-const DEFAULT_PORTS: &str = "10000-19999";
-const DEFAULT_COOLDOWN: Duration = Duration::from_mins(1);
-const MAX_COOLDOWN: Duration = Duration::from_hours(24);
 const MAX_CONDITIONS: usize = 64;
 
 /// The top level of the configuration; null counts as absent.
@@ -19,7 +17,7 @@ pub(super) struct Keys<'a>(pub(super) &'a BTreeMap<String, Box<RawValue>>);
 impl Keys<'_> {
     pub(super) fn value(&self, key: &str) -> Result<Option<Value>, ConfigError> {
         let raw = self.0.get(key).map(|raw| serde_json::from_str(raw.get()));
-        let value: Option<Value> = raw.transpose().map_err(ConfigError::Json)?;
+        let value: Option<Value> = raw.transpose().map_err(JsonError::from)?;
         Ok(value.filter(|value| !value.is_null()))
     }
 
@@ -60,56 +58,13 @@ impl Keys<'_> {
         texts.ok_or_else(|| wrong(key, &value, ALLOWED))
     }
 
-    pub(super) fn groups(&self) -> Result<BTreeMap<String, Group>, ConfigError> {
-        let default_ports = || DEFAULT_PORTS.parse().expect("the default is a set of ports");
-        let groups = match self.value("groups")? {
-            None => serde_json::Map::new(),
-            Some(Value::Object(groups)) => groups,
-            Some(other) => return Err(wrong("groups", &other, "an object of groups is allowed")),
-        };
-        let mut parsed = BTreeMap::new();
-        for (name, value) in groups {
-            if !is_group_name(&name) {
-                return Err(wrong(
-                    "a name in groups",
-                    &name.into(),
-                    "1 to 63 letters, digits, '-' and '_' are allowed",
-                ));
-            }
-            let key = |key: &str| format!("groups.{name}.{key}");
-            let Value::Object(mut keys) = value else {
-                let key = format!("groups.{name}");
-                return Err(wrong(&key, &value, "an object with ports and cooldown is allowed"));
-            };
-            let cooldown = match keys.remove("cooldown") {
-                None => DEFAULT_COOLDOWN,
-                Some(value) => duration(&key("cooldown"), &value, MAX_COOLDOWN)?,
-            };
-            let ports = match keys.remove("ports") {
-                None if name == DEFAULT_GROUP => default_ports(),
-                found => ports(&key("ports"), &found.unwrap_or_default())?,
-            };
-            if ports.is_empty() {
-                return Err(wrong(&key("ports"), &"".into(), "at least one port is needed"));
-            }
-            if let Some((unknown, value)) = keys.into_iter().next() {
-                return Err(wrong(&key(&unknown), &value, "only ports and cooldown are allowed"));
-            }
-            parsed.insert(name, Group { ports, cooldown });
-        }
-        parsed
-            .entry(DEFAULT_GROUP.to_owned())
-            .or_insert_with(|| Group { ports: default_ports(), cooldown: DEFAULT_COOLDOWN });
-        Ok(parsed)
-    }
-
     pub(super) fn refuse_what_only_iptables_has(&self) -> Result<(), ConfigError> {
         match self.string("backend")?.as_deref() {
             None | Some("nftables") => {}
             Some("iptables") => {
                 return Err(ConfigError::Unsupported {
                     key: "backend",
-                    value: "\"iptables\"".to_owned(),
+                    value: Excerpt::plain("\"iptables\""),
                     instead: "remove it or write \"nftables\"",
                 });
             }
@@ -130,11 +85,6 @@ impl Keys<'_> {
     }
 }
 
-fn is_group_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-}
-
 pub(super) fn ports(key: &str, value: &Value) -> Result<PortSet, ConfigError> {
     let Some(text) = value.as_str() else {
         return Err(wrong(key, value, "a text like \"7000-7999,8443\" is allowed"));
@@ -144,6 +94,15 @@ pub(super) fn ports(key: &str, value: &Value) -> Result<PortSet, ConfigError> {
         value: shown(value),
         reason: reason.to_string(),
     })
+}
+
+/// The same, where it must not be empty.
+pub(super) fn some_ports(key: &str, value: &Value) -> Result<PortSet, ConfigError> {
+    let set = ports(key, value)?;
+    if set.is_empty() {
+        return Err(wrong(key, value, "at least one port is needed"));
+    }
+    Ok(set)
 }
 
 pub(super) fn duration(key: &str, value: &Value, max: Duration) -> Result<Duration, ConfigError> {
@@ -162,13 +121,42 @@ pub(super) fn wrong(key: &str, value: &Value, allowed: &'static str) -> ConfigEr
     ConfigError::Value { key: key.to_owned(), value: shown(value), allowed }
 }
 
-/// The most characters of a value that an error repeats.
-pub(super) const SHOWN: usize = 120;
+/// A whole number from 1 to `max`.
+pub(super) fn number(key: &str, value: &Value, max: u32) -> Result<u32, ConfigError> {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number.filter(|number| (1..=max).contains(number)).ok_or_else(|| ConfigError::Reason {
+        key: key.to_owned(),
+        value: shown(value),
+        reason: format!("a whole number from 1 to {max} is allowed"),
+    })
+}
 
-pub(super) fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+pub(super) fn protocols(key: &str, value: &Value) -> Result<Protocols, ConfigError> {
+    const ALLOWED: &str = "an array of one or more of \"tcp\", \"udp\" and \"sctp\" is allowed";
+    let names = value.as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let known = names.map(|name| name.as_str().and_then(Protocol::from_name));
+    let protocols = known.collect::<Option<Protocols>>().filter(|all| !all.is_empty());
+    protocols.ok_or_else(|| wrong(key, value, ALLOWED))
+}
+
+pub(super) fn namespaces(key: &str, value: &Value) -> Result<Vec<NamespaceGlob>, ConfigError> {
+    let Some(globs) = value.as_array() else {
+        return Err(wrong(key, value, "an array of patterns like \"games-*\" is allowed"));
+    };
+    let globs = globs.iter().enumerate().map(|(at, glob)| {
+        let key = format!("{key}[{at}]");
+        let Some(text) = glob.as_str() else {
+            return Err(wrong(&key, glob, "a pattern like \"games-*\" is allowed"));
+        };
+        text.parse().map_err(|reason: ParseNameError| ConfigError::Reason {
+            key,
+            value: shown(glob),
+            reason: reason.to_string(),
+        })
+    });
+    globs.collect()
+}
+
+pub(super) fn shown(value: &Value) -> Excerpt {
+    Excerpt::plain(&value.to_string())
 }

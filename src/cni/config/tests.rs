@@ -2,12 +2,14 @@
 
 use super::*;
 
-fn parse(keys: &str) -> Config {
+/// A configuration with these keys, each after a comma.
+pub(super) fn parse(keys: &str) -> Config {
     let json = format!(r#"{{"cniVersion":"1.0.0","name":"net","type":"portclaim"{keys}}}"#);
     Config::parse(json.as_bytes()).unwrap()
 }
 
-fn error(keys: &str) -> String {
+/// Why the settings of such a configuration are refused.
+pub(super) fn error(keys: &str) -> String {
     parse(keys).settings().unwrap_err().to_string()
 }
 
@@ -15,8 +17,9 @@ fn error(keys: &str) -> String {
 fn defaults_are_those_of_the_documentation() {
     let config = parse("");
     let settings = config.settings().unwrap();
-    let group = &settings.groups["default"];
-    assert_eq!((group.ports.to_string().as_str(), group.cooldown.as_secs()), ("10000-19999", 60));
+    assert_eq!(settings.default_group.as_str(), "default");
+    assert_eq!(settings.groups.keys().collect::<Vec<_>>(), [&settings.default_group]);
+    assert_eq!(settings.max_per_pod, 64);
     assert_eq!((settings.snat, settings.masq_all), (true, false));
     assert_eq!(settings.exclude, None);
     assert_eq!(settings.host_listeners, HostListeners::Refuse);
@@ -30,12 +33,13 @@ fn defaults_are_those_of_the_documentation() {
 fn null_is_like_absent() {
     let nothing = parse(
         r#","groups":null,"exclude":null,"snat":null,"runtimeConfig":null,"prevResult":null,
-        "conditionsV4":null,"markMasqBit":null,"logFile":null,"lockTimeout":null"#,
+        "conditionsV4":null,"markMasqBit":null,"logFile":null,"lockTimeout":null,"static":null,
+        "maxPerPod":null,"defaultGroup":null"#,
     );
     assert_eq!(nothing.settings().unwrap(), parse("").settings().unwrap());
-    assert_eq!(nothing.runtime_config("portMappings").unwrap(), None);
+    assert!(nothing.runtime_config("portMappings").unwrap().is_none());
     let config = parse(r#","runtimeConfig":{"portMappings":null}"#);
-    assert_eq!(config.runtime_config("portMappings").unwrap(), None);
+    assert!(config.runtime_config("portMappings").unwrap().is_none());
 }
 
 #[test]
@@ -44,31 +48,9 @@ fn wrong_values_are_refused_with_key_value_and_what_is_allowed() {
         (r#","snat":"yes""#, "snat is \"yes\": true or false is allowed"),
         (r#","exclude":80"#, "exclude is 80: a text like \"7000-7999,8443\" is allowed"),
         (r#","exclude":"80-""#, "exclude is \"80-\": \"\" is not a port from 1 to 65535"),
-        (
-            r#","groups":{"default":{"ports":"0-9"}}"#,
-            "groups.default.ports is \"0-9\": \"0\" is not a port from 1 to 65535",
-        ),
-        (
-            r#","groups":{"default":{"ports":""}}"#,
-            "groups.default.ports is \"\": at least one port is needed",
-        ),
-        (
-            r#","groups":{"games":{}}"#,
-            "groups.games.ports is null: a text like \"7000-7999,8443\" is allowed",
-        ),
-        (
-            r#","groups":{"default":{"strategy":"random"}}"#,
-            "groups.default.strategy is \"random\": only ports and cooldown are allowed",
-        ),
-        (
-            r#","groups":{"default":{"cooldown":60}}"#,
-            "groups.default.cooldown is 60: a time like \"500ms\", \"10s\" or \"2m\" up to 1day is allowed",
-        ),
-        (
-            r#","groups":{"a b":{"ports":"1"}}"#,
-            "a name in groups is \"a b\": 1 to 63 letters, digits, '-' and '_' are allowed",
-        ),
-        (r#","defaultGroup":"games""#, "defaultGroup is \"games\": a name of groups is allowed"),
+        (r#","maxPerPod":0"#, "maxPerPod is 0: a whole number from 1 to 4096 is allowed"),
+        (r#","maxPerPod":4097"#, "maxPerPod is 4097: a whole number from 1 to 4096 is allowed"),
+        (r#","maxPerPod":64.0"#, "maxPerPod is 64.0: a whole number from 1 to 4096 is allowed"),
         (
             r#","hostListeners":"allow""#,
             "hostListeners is \"allow\": \"refuse\" or \"shadow\" is allowed",
@@ -97,6 +79,16 @@ fn wrong_values_are_refused_with_key_value_and_what_is_allowed() {
 }
 
 #[test]
+fn values_of_the_runtime_come_as_they_are_written() {
+    let config = parse(r#","runtimeConfig":{"a": [ 1.0,{"b":1,"b":2}] , "\u0062":"x","c":null}"#);
+    let value = |key| config.runtime_config(key).unwrap().map(RawValue::get);
+    assert_eq!(value("a"), Some(r#"[ 1.0,{"b":1,"b":2}]"#));
+    assert_eq!((value("b"), value("c"), value("d")), (Some("\"x\""), None, None));
+    let message = parse(r#","runtimeConfig":[]"#).runtime_config("a").unwrap_err().to_string();
+    assert_eq!(message, "runtimeConfig is []: an object is allowed");
+}
+
+#[test]
 fn what_is_no_configuration_is_refused() {
     for (json, message) in [
         ("", "the network configuration on stdin is not a JSON object"),
@@ -121,14 +113,37 @@ fn what_is_no_configuration_is_refused() {
 
 #[test]
 fn long_values_are_shortened_in_errors() {
-    let message = error(&format!(r#","snat":"{}""#, "ä".repeat(1000)));
-    assert!(message.len() < 400, "{message}");
+    let long = "ä\u{202e}\\u0000".repeat(10_000);
+    for keys in [
+        format!(r#","snat":"{long}""#),
+        format!(r#","exclude":"{long}""#),
+        format!(r#","groups":{{"{long}":{{}}}}"#),
+        format!(r#","groups":{{"default":{{"{long}":{{}}}}}}"#),
+        format!(r#","groups":{{"default":{{"ports":"{long}"}}}}"#),
+        format!(r#","groups":{{"default":{{"namespaces":["{long}"]}}}}"#),
+        format!(r#","static":{{"{long}":{{}}}}"#),
+        format!(r#","static":{{"annotations":["{long}"]}}"#),
+        format!(r#","defaultGroup":"{long}""#),
+    ] {
+        let message = error(&keys);
+        assert!(message.len() < 1000, "{message}");
+        assert!(!message.contains(['\u{202e}', '\0']), "{message}");
+    }
+    let message = parse(&format!(r#","runtimeConfig":"{long}""#)).runtime_config("x").unwrap_err();
+    assert!(message.to_string().len() < 1000, "{message}");
+    let message = Config::parse(format!("\"{long}\"").as_bytes()).unwrap_err();
+    assert!(std::error::Error::source(&message).unwrap().to_string().len() < 1000, "{message}");
 }
 
 #[test]
 fn errors_are_in_the_version_of_the_configuration() {
     assert_eq!(Config::version_of(br#"{"cniVersion":"0.4.0"}"#), CniVersion::V0_4_0);
-    assert_eq!(Config::version_of(b"garbage"), CniVersion::V1_1_0);
+    // As in the other reading, the last of two counts.
+    let twice = br#"{"cniVersion":"1.0.0","cniVersion":"0.4.0","name":"n"}"#;
+    assert_eq!(Config::version_of(twice), Config::parse(twice).unwrap().version);
+    for json in ["garbage", "{}", r#"{"cniVersion":1}"#, r#"{"cniVersion":"0.2.0"}"#] {
+        assert_eq!(Config::version_of(json.as_bytes()), CniVersion::V1_1_0);
+    }
 }
 
 #[test]

@@ -28,7 +28,10 @@ fn forwarding(id: &str, number: u8, leases: &[&str]) -> Forwarding {
                 address: address.parse().unwrap(),
             },
             container_port: port(numbers[1].parse().unwrap()),
+            name: None,
             group: None,
+            claim: None,
+            rest: None,
         }
     };
     Forwarding {

@@ -3,6 +3,7 @@
 use std::slice;
 
 use super::*;
+use crate::lease;
 
 #[test]
 fn a_store_that_never_was_is_empty_and_stays_uncreated() {
@@ -20,7 +21,14 @@ fn a_store_that_never_was_is_empty_and_stays_uncreated() {
 fn every_question_finds_what_was_committed() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let (a, b) = (forwarding("a", &[8080, 8081]), forwarding("b", &[9090]));
+    let pod = |namespace: &str| lease::Pod {
+        namespace: namespace.parse().unwrap(),
+        name: "web-0.shop".parse().unwrap(),
+        uid: None,
+    };
+    let (mut a, mut b) = (forwarding("a", &[8080, 8081]), forwarding("b", &[9090]));
+    a.pod = Some(pod("shop"));
+    b.pod = Some(pod("shop-2"));
     commit(&store, |draft| {
         draft.insert(&a)?;
         draft.insert(&b)
@@ -39,6 +47,13 @@ fn every_question_finds_what_was_committed() {
         [(a.leases[1].host, a.attachment.clone())]
     );
     assert_eq!(reader.holders(Protocol::Udp, port(8081)).unwrap(), []);
+    assert_eq!(
+        reader.held(Protocol::Tcp).unwrap(),
+        [8080, 8081, 9090].map(port).into_iter().collect()
+    );
+    assert!(reader.held(Protocol::Udp).unwrap().is_empty());
+    assert_eq!(reader.of_namespace(&pod("shop").namespace).unwrap(), slice::from_ref(&a));
+    assert_eq!(reader.of_namespace(&pod("sho").namespace).unwrap(), []);
     assert!(!reader.network_is_empty(net).unwrap());
     assert!(reader.network_is_empty(&"ne".parse().unwrap()).unwrap());
     assert!(reader.link_is_used(net, &cni0).unwrap());
@@ -47,7 +62,7 @@ fn every_question_finds_what_was_committed() {
     assert_eq!(reader.any_of_network(net, &owner("c"), 0).unwrap(), Some(a.clone()));
 
     // What was read stays as it was, and the copy goes with its reader.
-    commit(&store, |draft| draft.remove(&b.attachment, Duration::ZERO).map(drop));
+    commit(&store, |draft| draft.remove(&b.attachment, MOMENT).map(drop));
     assert_eq!(reader.forwardings().unwrap(), [a.clone(), b]);
     drop(reader);
     let reader = store.read().unwrap();
@@ -103,32 +118,6 @@ fn a_dropped_draft_leaves_nothing() {
     assert_eq!(lock.begin().unwrap().forwardings().unwrap(), []);
 }
 
-#[test]
-fn dynamic_ports_cool_down_and_static_ones_do_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = store(dir.path());
-    let mut held = forwarding("a", &[8080, 8081]);
-    held.leases[1].group = None;
-    let seconds = Duration::from_secs;
-    commit(&store, |draft| {
-        draft.insert(&held)?;
-        assert_eq!(draft.remove(&held.attachment, seconds(100))?, Some(held.clone()));
-        assert_eq!(draft.remove(&held.attachment, seconds(101))?, None);
-        Ok(())
-    });
-    commit(&store, |draft| {
-        assert_eq!(draft.released(Protocol::Tcp, port(8080))?, Some(seconds(100)));
-        assert_eq!(draft.released(Protocol::Udp, port(8080))?, None);
-        assert_eq!(draft.released(Protocol::Tcp, port(8081))?, None);
-        draft.insert(&held)?;
-        draft.remove(&held.attachment, seconds(200))?;
-        draft.forget_released_before(seconds(200))?;
-        assert_eq!(draft.released(Protocol::Tcp, port(8080))?, Some(seconds(200)));
-        draft.forget_released_before(seconds(201))
-    });
-    assert_eq!(store.read().unwrap().released(Protocol::Tcp, port(8080)).unwrap(), None);
-}
-
 /// sled's file never shrinks, and is copied for every commit.
 #[test]
 fn a_file_that_has_become_too_large_is_rebuilt() {
@@ -142,11 +131,10 @@ fn a_file_that_has_become_too_large_is_rebuilt() {
     let size = || store.dir.join("current/db").metadata().unwrap().len();
     let full = size();
     commit(&store, |draft| {
-        (10..MANY).try_for_each(|i| draft.remove(&owner(&name(i)), Duration::ZERO).map(drop))
+        (10..MANY).try_for_each(|i| draft.remove(&owner(&name(i)), MOMENT).map(drop))
     });
     let before = store.read().unwrap();
     assert!(size() >= full);
-    commit(&store, |draft| draft.forget_released_before(Duration::from_secs(1)));
     commit(&store, |_| Ok(()));
     assert!(full > 1024 * 1024 && size() < 1024 * 1024, "{full} became {}", size());
     let after = store.read().unwrap();

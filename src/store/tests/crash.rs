@@ -80,7 +80,7 @@ fn write_until_killed(store: &Store) -> ! {
             for half in ["a", "b"] {
                 let container = format!("{pair}.{half}");
                 if verb == "remove" {
-                    assert!(draft.remove(&owner(&container), Duration::ZERO)?.is_some());
+                    assert!(draft.remove(&owner(&container), MOMENT)?.is_some());
                 } else {
                     let start = fastrand::u16(PORTS);
                     let mut ports = (start..PORTS.end).chain(PORTS.start..start);

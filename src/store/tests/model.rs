@@ -1,128 +1,303 @@
-//! Random changes agree with a map in memory, whatever the question, also after
-//! the store was closed and opened again.
+//! Random changes agree with maps in memory, whatever the question, also after
+//! the store was closed and opened again, and after the machine was booted.
+
+mod agree;
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::lease::InterfaceName;
+use crate::lease::{
+    Claim, ClaimKey, ClaimName, InterfaceName, Namespace, Pod, PortName, Release, Rest,
+};
+
+/// Enough to be far behind, for a clock.
+const LONG_AGO: u64 = 5000;
 
 #[derive(Clone, Debug)]
 enum Step {
     Insert(Forwarding),
-    Remove(Attachment),
+    Remove(Attachment, Moment),
+    Claim(Claim),
+    Unclaim(ClaimKey),
+    Expire(u64),
+    Forget(Duration),
     Commit,
     Abandon,
+    Reboot,
+}
+
+/// Names that begin alike: a prefix of one must not find the other.
+fn name<T: std::str::FromStr<Err: std::fmt::Debug> + std::fmt::Debug>(
+    names: &[&'static str],
+) -> impl Strategy<Value = T> + use<T> {
+    prop::sample::select(names.to_vec()).prop_map(|name| name.parse().unwrap())
 }
 
 fn attachment() -> impl Strategy<Value = Attachment> {
-    // Names that begin alike: a prefix of one must not find the other.
-    let names = (
-        prop::sample::select(vec!["n", "nn"]),
-        prop::sample::select(vec!["c", "cc", "c1"]),
-        prop::sample::select(vec!["e", "e0"]),
-    );
-    names.prop_map(|(network, container, interface)| Attachment {
-        network: network.parse().unwrap(),
-        container: container.parse().unwrap(),
-        interface: interface.parse().unwrap(),
-    })
+    let names = (name(&["n", "nn"]), name(&["c", "cc", "c1"]), name(&["e", "e0"]));
+    names.prop_map(|(network, container, interface)| Attachment { network, container, interface })
 }
 
-fn host_port() -> impl Strategy<Value = HostPort> {
-    let addresses = vec!["", "0.0.0.0", "::", "192.0.2.1", "192.0.2.2", "2001:db8::1"];
-    let protocols = Protocol::ALL.to_vec();
-    (prop::sample::select(protocols), 255u16..258, prop::sample::select(addresses)).prop_map(
-        |(protocol, number, address)| HostPort {
-            protocol,
+fn namespace() -> impl Strategy<Value = Option<Namespace>> {
+    prop::option::of(name(&["s", "s-s"]))
+}
+
+fn claim_key() -> impl Strategy<Value = ClaimKey> {
+    let names = (namespace(), name::<ClaimName>(&["a", "a.a"]), name::<PortName>(&["p", "p1"]));
+    (names, prop::sample::select(Protocol::ALL.to_vec())).prop_map(
+        |((namespace, claim, name), protocol)| ClaimKey { namespace, claim, name, protocol },
+    )
+}
+
+fn address() -> impl Strategy<Value = HostAddress> {
+    name(&["", "", "", "0.0.0.0", "::", "192.0.2.1", "192.0.2.2", "2001:db8::1"])
+}
+
+fn claim() -> impl Strategy<Value = Claim> {
+    let ports = (253u16..259, 1u16..4, address());
+    let times = (prop::sample::select(vec![0, 10, LONG_AGO]), prop::option::of(unix()));
+    (claim_key(), ports, times, prop::option::of(attachment())).prop_map(
+        |(key, (number, count, address), (ttl, expires), holder)| Claim {
+            key,
             port: port(number),
-            address: address.parse().unwrap(),
+            count,
+            address,
+            group: "default".parse().unwrap(),
+            ttl,
+            holder,
+            expires,
         },
     )
 }
 
-fn link() -> impl Strategy<Value = Option<InterfaceName>> {
-    prop::sample::select(vec![None, Some("l"), Some("ll")])
-        .prop_map(|link| link.map(|link| link.parse().unwrap()))
+fn lease() -> impl Strategy<Value = Lease> {
+    let rest = (prop::sample::select(vec![0, 50]), any::<bool>())
+        .prop_map(|(cooldown, is_remembered)| Rest { cooldown, is_remembered });
+    let rest = prop::option::of(rest);
+    (claim_key(), 253u16..261, address(), any::<bool>(), rest).prop_map(
+        |(key, number, address, is_claimed, rest)| Lease {
+            host: HostPort { protocol: key.protocol, port: port(number), address },
+            name: Some(key.name),
+            claim: is_claimed.then_some(key.claim),
+            rest,
+            ..super::lease(1)
+        },
+    )
+}
+
+fn forwarding() -> impl Strategy<Value = Forwarding> {
+    let link = prop::option::of(name::<InterfaceName>(&["l", "ll"]));
+    let leases = prop::collection::vec(lease(), 1..4);
+    (attachment(), namespace(), link, leases).prop_map(|(attachment, namespace, link, leases)| {
+        let name = "web".parse().unwrap();
+        let pod = namespace.map(|namespace| Pod { namespace, name, uid: None });
+        Forwarding { attachment, pod, link, leases, ..super::forwarding("a", &[]) }
+    })
+}
+
+fn unix() -> impl Strategy<Value = u64> {
+    (1u64..4, 0u64..30).prop_map(|(days, seconds)| days * LONG_AGO + seconds)
+}
+
+fn since_boot() -> impl Strategy<Value = Duration> {
+    (0u64..200).prop_map(Duration::from_millis)
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let hosts = prop::collection::vec(host_port(), 1..4);
-    let insert = (attachment(), link(), hosts).prop_map(|(attachment, link, hosts)| {
-        let leases = hosts.into_iter().map(|host| Lease { host, ..lease(1) }).collect();
-        Step::Insert(Forwarding { attachment, link, leases, ..forwarding("a", &[]) })
-    });
+    let moment = (since_boot(), unix()).prop_map(|(since_boot, unix)| Moment { since_boot, unix });
     prop_oneof![
-        6 => insert,
-        3 => attachment().prop_map(Step::Remove),
-        1 => Just(Step::Commit),
+        10 => forwarding().prop_map(Step::Insert),
+        6 => (attachment(), moment).prop_map(|(owner, moment)| Step::Remove(owner, moment)),
+        8 => claim().prop_map(Step::Claim),
+        2 => claim_key().prop_map(Step::Unclaim),
+        2 => unix().prop_map(Step::Expire),
+        1 => since_boot().prop_map(Step::Forget),
+        3 => Just(Step::Commit),
         1 => Just(Step::Abandon),
+        1 => Just(Step::Reboot),
     ]
 }
 
-type Model = BTreeMap<Attachment, Forwarding>;
-
-fn conflicts(model: &Model, new: &Forwarding) -> bool {
-    let others = model.values().filter(|held| held.attachment != new.attachment);
-    others
-        .flat_map(|held| &held.leases)
-        .any(|held| new.leases.iter().any(|lease| lease.host.conflicts_with(&held.host)))
+/// What the store should hold.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    leases: BTreeMap<Attachment, Forwarding>,
+    claims: BTreeMap<ClaimKey, Claim>,
+    /// With whether they are remembered.
+    releases: BTreeMap<(Protocol, Port), (Release, bool)>,
+    /// The latest that was told.
+    time: Option<u64>,
+    /// Whether the next commit counts after a power cut.
+    is_durable: bool,
 }
 
-fn sorted<T: Ord, K>(entries: Vec<K>, key: impl Fn(K) -> T) -> Vec<T> {
-    let mut keys: Vec<T> = entries.into_iter().map(key).collect();
-    keys.sort();
-    keys
+/// Why a change is refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Refusal {
+    conflict: bool,
+    claimed: bool,
 }
 
-fn agree(view: &View, model: &Model) {
-    let all: Model = view
-        .forwardings()
-        .unwrap()
-        .into_iter()
-        .map(|held| (held.attachment.clone(), held))
-        .collect();
-    assert_eq!(&all, model);
-    for held in model.values() {
-        let owner = &held.attachment;
-        assert_eq!(view.forwarding(owner).unwrap().as_ref(), Some(held));
-        let of_interface = view.of_interface(&owner.container, &owner.interface).unwrap();
-        let expected = model.keys().filter(|other| {
-            (&other.container, &other.interface) == (&owner.container, &owner.interface)
-        });
-        assert_eq!(
-            sorted(of_interface, |held| held.attachment),
-            expected.cloned().collect::<Vec<_>>()
-        );
-        let other = view.any_of_network(&owner.network, owner, 0).unwrap();
-        let others = model.keys().filter(|o| o.network == owner.network && *o != owner);
-        assert_eq!(other.is_some(), others.count() > 0);
-        assert!(other.is_none_or(|other| other.attachment != *owner));
+impl Refusal {
+    /// Whether there is none; one must be what the store gives as its reason.
+    fn check<T: std::fmt::Debug>(&self, done: &Result<T, StoreError>) -> bool {
+        let is_as_expected = match done {
+            Ok(_) => !self.conflict && !self.claimed,
+            Err(StoreError::Conflict { .. }) => self.conflict,
+            Err(StoreError::Claimed { .. }) => self.claimed,
+            Err(_) => false,
+        };
+        assert!(is_as_expected, "{done:?} and {self:?}");
+        done.is_ok()
     }
-    for network in ["n", "nn", "nnn"].map(|name| name.parse().unwrap()) {
-        let expected: Vec<_> = model.keys().filter(|o| o.network == network).cloned().collect();
-        assert_eq!(view.network_is_empty(&network).unwrap(), expected.is_empty());
-        assert_eq!(sorted(view.of_network(&network).unwrap(), |held| held.attachment), expected);
-        for link in ["l", "ll", "lll"].map(|name| name.parse::<InterfaceName>().unwrap()) {
-            let is_used = model.values().any(|held| {
-                held.attachment.network == network && held.link.as_ref() == Some(&link)
+}
+
+impl Model {
+    fn held(&self) -> impl Iterator<Item = (&Forwarding, &Lease)> {
+        self.leases.values().flat_map(|held| held.leases.iter().map(move |lease| (held, lease)))
+    }
+
+    fn reserved(&self) -> impl Iterator<Item = (&ClaimKey, HostPort)> {
+        self.claims.values().flat_map(|claim| claim.ports().map(move |port| (&claim.key, port)))
+    }
+
+    fn refuses(&self, new: &Forwarding) -> Refusal {
+        let mut refusal = Refusal::default();
+        for lease in &new.leases {
+            let own = lease.claim_key(new.namespace());
+            refusal.conflict |= self.held().any(|(held, other)| {
+                held.attachment != new.attachment && other.host.conflicts_with(&lease.host)
             });
-            assert_eq!(view.link_is_used(&network, &link).unwrap(), is_used);
+            refusal.claimed |= self.reserved().any(|(claim, port)| {
+                Some(claim) != own.as_ref() && port.conflicts_with(&lease.host)
+            });
         }
+        refusal
     }
-    for protocol in Protocol::ALL {
-        for number in 254..259 {
-            let mut expected: Vec<_> = model
-                .values()
-                .flat_map(|held| held.leases.iter().map(|l| (l.host, held.attachment.clone())))
-                .filter(|(host, _)| (host.protocol, host.port) == (protocol, port(number)))
-                .collect();
-            expected.sort();
-            expected.dedup();
-            let held = view.holders(protocol, port(number)).unwrap();
-            assert_eq!(sorted(held, |entry| entry), expected);
+
+    fn refuses_claim(&self, new: &Claim) -> Refusal {
+        let mut refusal = Refusal::default();
+        for wanted in new.ports() {
+            refusal.claimed |= self
+                .reserved()
+                .any(|(claim, port)| *claim != new.key && port.conflicts_with(&wanted));
+            refusal.conflict |= self.held().any(|(held, lease)| {
+                lease.claim_key(held.namespace()).as_ref() != Some(&new.key)
+                    && lease.host.conflicts_with(&wanted)
+            });
         }
+        refusal
+    }
+
+    fn insert(&mut self, new: Forwarding) {
+        for lease in &new.leases {
+            self.releases.remove(&(lease.host.protocol, lease.host.port));
+        }
+        self.leases.insert(new.attachment.clone(), new);
+    }
+
+    fn remove(&mut self, owner: &Attachment, moment: Moment) -> Option<Forwarding> {
+        if self.claims.values().any(|claim| claim.holder.as_ref() == Some(owner)) {
+            let now = self.tell_time(moment.unix);
+            for claim in self.claims.values_mut().filter(|c| c.holder.as_ref() == Some(owner)) {
+                claim.holder = None;
+                claim.expires = now.map(|now| now + claim.ttl);
+            }
+        }
+        let gone = self.leases.remove(owner)?;
+        for lease in &gone.leases {
+            let Some(rest) = lease.rest else { continue };
+            if rest == (Rest { cooldown: 0, is_remembered: false }) {
+                continue;
+            }
+            let port = (lease.host.protocol, lease.host.port);
+            let at = moment.since_boot;
+            let mut rested = at + Duration::from_millis(rest.cooldown);
+            if let Some((before, _)) = self.releases.get(&port) {
+                rested = rested.max(before.rested);
+            }
+            self.releases.insert(port, (Release { at, rested }, rest.is_remembered));
+        }
+        Some(gone)
+    }
+
+    fn claim(&mut self, mut new: Claim) -> Option<Claim> {
+        new.expires = new.expires.filter(|_| new.holder.is_none());
+        let before = self.claims.insert(new.key.clone(), new.clone());
+        self.is_durable |= before.as_ref() != Some(&new);
+        before
+    }
+
+    fn unclaim(&mut self, key: &ClaimKey) -> Option<Claim> {
+        let gone = self.claims.remove(key);
+        self.is_durable |= gone.is_some();
+        gone
+    }
+
+    fn expire(&mut self, unix: u64) -> Vec<Claim> {
+        let Some(now) = self.tell_time(unix) else { return Vec::new() };
+        for claim in self.claims.values_mut() {
+            if claim.holder.is_none() && claim.expires.is_none() {
+                claim.expires = Some(now + claim.ttl);
+            }
+        }
+        let is_over = |claim: &Claim| claim.expires.is_some_and(|expires| expires <= now);
+        let expired: Vec<_> = self.claims.extract_if(.., |_, claim| is_over(claim)).collect();
+        self.is_durable |= !expired.is_empty();
+        expired.into_iter().map(|(_, claim)| claim).collect()
+    }
+
+    fn forget(&mut self, now: Duration) {
+        self.releases.retain(|_, (release, is_remembered)| *is_remembered || release.rested > now);
+    }
+
+    fn tell_time(&mut self, unix: u64) -> Option<u64> {
+        let latest = self.time.unwrap_or(unix).max(unix);
+        self.time = Some(latest);
+        (latest - unix < LONG_AGO - 1000).then_some(latest)
+    }
+
+    /// The machine was booted: the first commit is durable.
+    fn end_boot(&mut self) {
+        self.leases.clear();
+        self.releases.clear();
+        for claim in self.claims.values_mut().filter(|claim| claim.holder.is_some()) {
+            claim.holder = None;
+            claim.expires = None;
+        }
+        self.is_durable = true;
+    }
+}
+
+fn apply(step: Step, draft: &mut Draft, model: &mut Model) {
+    match step {
+        Step::Insert(new) => {
+            if model.refuses(&new).check(&draft.insert(&new)) {
+                model.insert(new);
+            }
+        }
+        Step::Remove(owner, moment) => {
+            assert_eq!(draft.remove(&owner, moment).unwrap(), model.remove(&owner, moment));
+        }
+        Step::Claim(claim) => {
+            let claimed = draft.reserve(&claim);
+            if model.refuses_claim(&claim).check(&claimed) {
+                assert_eq!(claimed.unwrap(), model.claim(claim));
+            }
+        }
+        Step::Unclaim(key) => assert_eq!(draft.unreserve(&key).unwrap(), model.unclaim(&key)),
+        Step::Expire(unix) => {
+            let mut expired = draft.expire_claims(unix).unwrap();
+            expired.sort_by(|a, b| a.key.cmp(&b.key));
+            assert_eq!(expired, model.expire(unix));
+        }
+        Step::Forget(now) => {
+            draft.forget_rested(now).unwrap();
+            model.forget(now);
+        }
+        Step::Commit | Step::Abandon | Step::Reboot => unreachable!("these are no changes"),
     }
 }
 
@@ -130,32 +305,24 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn random_changes_agree_with_a_map(steps in prop::collection::vec(step(), 1..60)) {
+    fn random_changes_agree_with_maps(steps in prop::collection::vec(step(), 1..80)) {
         let dir = tempfile::tempdir().unwrap();
-        let store = store(dir.path());
+        let mut store = store(dir.path());
         let mut lock = store.lock(LONG).unwrap();
         let mut draft = lock.begin().unwrap();
-        let (mut committed, mut model) = (Model::new(), Model::new());
+        let mut model = Model { is_durable: true, ..Model::default() };
+        let (mut committed, mut durable) = (model.clone(), model.clone());
+        let mut boots = 0;
         for step in steps {
             match step {
-                Step::Insert(new) => {
-                    let inserted = draft.insert(&new);
-                    if conflicts(&model, &new) {
-                        let refused = matches!(inserted, Err(StoreError::Conflict { .. }));
- prop_assert!(refused);
-                    } else {
-                        inserted.unwrap();
-                        model.insert(new.attachment.clone(), new);
-                    }
-                }
-                Step::Remove(owner) => {
-                    let removed = draft.remove(&owner, Duration::ZERO).unwrap();
-                    prop_assert_eq!(removed, model.remove(&owner));
-                }
                 Step::Commit => {
                     draft.commit().unwrap();
+                    if model.is_durable {
+                        durable = model.clone();
+                    }
+                    model.is_durable = false;
                     committed = model.clone();
-                    agree(&store.read().unwrap(), &model);
+                    agree::agree(&store.read().unwrap(), &model);
                     draft = lock.begin().unwrap();
                 }
                 Step::Abandon => {
@@ -163,8 +330,19 @@ proptest! {
                     model = committed.clone();
                     draft = lock.begin().unwrap();
                 }
+                Step::Reboot => {
+                    drop(draft);
+                    drop(lock);
+                    boots += 1;
+                    store.boot = format!("{NEXT_BOOT}-{boots}");
+                    durable.end_boot();
+                    (committed, model) = (durable.clone(), durable.clone());
+                    lock = store.lock(LONG).unwrap();
+                    draft = lock.begin().unwrap();
+                }
+                change => apply(change, &mut draft, &mut model),
             }
-            agree(&draft, &model);
+            agree::agree(&draft, &model);
         }
     }
 }

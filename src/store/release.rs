@@ -1,0 +1,89 @@
+//! Releases: when ports were given back, and until when they rest.
+//!
+//! A release is forgotten once the port has rested, unless its lease had it
+//! remembered; then it stays until the port is leased again or the boot ends.
+
+use std::time::Duration;
+
+use crate::lease::{HostPort, Port, Protocol, Release, Rest};
+
+use super::{Draft, StoreError, database::Database, error::At, record, tree::Tree, view::View};
+
+/// The finest time that is kept.
+const TICK: Duration = Duration::from_millis(1);
+
+impl View {
+    /// The ports of a protocol whose release is remembered, the lowest first, on
+    /// whatever address they were.
+    pub fn releases(&self, protocol: Protocol) -> Result<Vec<(Port, Release)>, StoreError> {
+        let releases = self.scan(Tree::Release, vec![protocol.number()]).map(|entry| {
+            let (key, value) = entry?;
+            let port = match key[..] {
+                [_, high, low] => Port::new(u16::from_be_bytes([high, low])),
+                _ => None,
+            };
+            let port = port.ok_or_else(|| record::damaged(Tree::Release, &key))?;
+            Ok((port, record::read_release(&key, &value)?))
+        });
+        releases.collect()
+    }
+}
+
+impl Draft<'_> {
+    /// Forgets the releases of ports that have rested at `now`, the time since
+    /// boot (`CLOCK_BOOTTIME`), and are not to be remembered for longer. Takes as
+    /// long as there are such ports.
+    pub fn forget_rested(&mut self, now: Duration) -> Result<(), StoreError> {
+        let database = self.database();
+        let end = record::rested_prefix(now.saturating_add(TICK));
+        let rested = database.tree(Tree::Rested).range(..end).keys();
+        let rested = rested.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
+        for key in rested {
+            self.database_mut().delete(Tree::Rested, &key)?;
+            self.database_mut().delete(Tree::Release, &key[end.len()..])?;
+        }
+        Ok(())
+    }
+}
+
+impl Database {
+    /// Notes that a port is given back. What another address of the port still
+    /// has to rest is kept.
+    pub(super) fn put_release(
+        &mut self,
+        host: &HostPort,
+        rest: Rest,
+        at: Duration,
+    ) -> Result<(), StoreError> {
+        if rest.cooldown == 0 && !rest.is_remembered {
+            return Ok(());
+        }
+        let (protocol, port) = (host.protocol, host.port);
+        let before = self.delete_release(host)?;
+        let rested = at.saturating_add(Duration::from_millis(rest.cooldown));
+        let rested = before.map_or(rested, |before| before.rested.max(rested));
+        let release = record::release(Release { at, rested });
+        self.put(Tree::Release, &record::port_prefix(protocol, port), &release)?;
+        if !rest.is_remembered {
+            self.mark(Tree::Rested, &record::rested_key(rested, protocol, port))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the release of a port, if it has one.
+    pub(super) fn delete_release(
+        &mut self,
+        host: &HostPort,
+    ) -> Result<Option<Release>, StoreError> {
+        let (protocol, port) = (host.protocol, host.port);
+        let key = record::port_prefix(protocol, port);
+        let Some(value) = self.tree(Tree::Release).get(&key).at("read", self.path())? else {
+            return Ok(None);
+        };
+        let release = record::read_release(&key, &value)?;
+        self.delete(Tree::Release, &key)?;
+        // There is none where it was to be remembered.
+        self.delete(Tree::Rested, &record::rested_key(release.rested, protocol, port))?;
+        Ok(Some(release))
+    }
+}
