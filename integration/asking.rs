@@ -209,10 +209,16 @@ fn refused(node: &Node, call: &Call, code: u64, words: &[&str]) {
     assert_eq!((leases(node), node.traces()), before);
 }
 
+/// What a pod is annotated with, by keys under `hostport.io/`.
+type Annotations = &'static [(&'static str, &'static str)];
+
+/// Words of an error.
+type Words = &'static [&'static str];
+
 fn mistakes_are_named() {
     let node = Node::new(false);
     let web = pod("web", 2, "default");
-    let cases: &[(&[(&str, &str)], &[&str])] = &[
+    let cases: &[(Annotations, Words)] = &[
         (&[], &["hostport.io/ports"]),
         (&[("ports", "")], &["hostport.io/ports"]),
         (&[("ports", "web=80, health=90x/tcp")], &["entry 2", "character 16", "90x"]),
@@ -233,7 +239,7 @@ fn mistakes_are_named() {
 
 fn policy_is_enforced_on_the_node() {
     let node = Node::new(false);
-    let cases: &[(&str, &[(&str, &str)], &[&str])] = &[
+    let cases: &[(&str, Annotations, Words)] = &[
         ("shop", &[("ports", "a=1@games")], &["games", "shop"]),
         ("shop", &[("ports", "a=1@absent")], &["absent"]),
         ("games", &[("ports", "a=1"), ("group", "media")], &["media", "tcp", "udp"]),

@@ -38,7 +38,7 @@ fn add(node: &Node, container: &Container, runtime: Value) -> Vec<u16> {
     ports_of(node, container)
 }
 
-/// Pods of a StatefulSet share their template, and have a claim each.
+/// Pods of a `StatefulSet` share their template, and have a claim each.
 fn pods_of_a_stateful_set_keep_their_ports() {
     let mut node = Node::new(false);
     let template = claim("$(POD_NAME)");
