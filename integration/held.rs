@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use portclaim::{lease::Claim, store::Store};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,6 +52,16 @@ pub fn leases(node: &Node) -> Vec<Held> {
         .unwrap_or_else(|e| panic!("portclaimctl list: {e}: {output:?}"));
     leases.sort();
     leases
+}
+
+/// Every claim of the node, sorted.
+#[track_caller]
+pub fn claims(node: &Node) -> Vec<Claim> {
+    let boot_id = fs::read_to_string(node.boot_id()).expect("the kernel tells its boot");
+    let store = Store::new(node.data_dir(), boot_id.trim().to_owned());
+    let store = store.working_in(node.folder("reading"));
+    let reader = store.read().unwrap_or_else(|error| panic!("{error}"));
+    reader.claims().unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The leases of one container, sorted.

@@ -68,6 +68,9 @@ impl Family {
     }
 }
 
+const BOOT_ID: &str = "boot_id";
+const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// A node; everything of it goes when it is dropped.
 pub struct Node {
     /// The host's own namespace.
@@ -147,12 +150,18 @@ impl Node {
     /// Makes plugins believe that the machine was booted anew, and takes away what
     /// no boot survives: the ruleset and the published files.
     pub fn reboot(&mut self) {
-        let boot_id = self.folder("boot_id");
+        let boot_id = self.folder(BOOT_ID);
         fs::write(&boot_id, format!("{:08x}-0000-4000-8000-000000000000\n", fastrand::u32(..)))
             .expect("the node's folder is writable");
-        self.mounts.push((boot_id, "/proc/sys/kernel/random/boot_id".into()));
+        self.mounts.push((boot_id, KERNEL_BOOT_ID.into()));
         self.host.nft("flush ruleset");
         let _ = fs::remove_dir_all(self.run_dir());
+    }
+
+    /// Where plugins read which boot this is.
+    pub fn boot_id(&self) -> PathBuf {
+        let changed = self.folder(BOOT_ID);
+        if changed.exists() { changed } else { KERNEL_BOOT_ID.into() }
     }
 
     /// Makes a folder of the machine look empty to plugins.
