@@ -29,6 +29,7 @@ mod readme;
 mod recovery;
 mod sandbox;
 mod sctp;
+mod takeover;
 mod traffic;
 mod upkeep;
 mod variation;
@@ -44,6 +45,7 @@ fn main() {
         lease::trials(),
         asking::trials(),
         claim::trials(),
+        takeover::trials(),
         author::trials(),
         publication::trials(),
         upkeep::trials(),
