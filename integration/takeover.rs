@@ -221,6 +221,38 @@ fn nothing_changes_when_the_disk_is_full() {
     }
 }
 
+/// What a pod asked for before counted neither as held nor as reserved, while it
+/// asked for something else: with another claim each time, a namespace got past
+/// its limit.
+fn claims_that_are_left_count() {
+    let node = Node::new(false);
+    let network = network().option(
+        "groups",
+        json!({ "games": { "ports": "7000-7019", "cooldown": "0s", "maxPerNamespace": 4 } }),
+    );
+    let network = network.option("defaultGroup", json!("games"));
+    let add = |id: &str, claim: &str, asked: &str| {
+        network.add_with(&node, &sandbox(id, number(id)), ports(claim, asked)).run(&node)
+    };
+    add("a", "one", "g=1/tcp+udp,h=1").succeeded();
+    // The same again, by the same and by a new sandbox, is not counted twice.
+    add("a", "one", "g=1/tcp+udp,h=1").succeeded();
+    add("b", "one", "g=1/tcp+udp,h=1,i=1").succeeded();
+    for id in ["b", "c"] {
+        let before = state(&node);
+        let error = add(id, "two", "g=1/tcp+udp,h=1").failed_with(102);
+        for word in ["maxPerNamespace", "3", "4"] {
+            assert!(error.message.contains(word), "{error:?}");
+        }
+        assert_eq!(state(&node), before);
+    }
+    add("c", "one", "g=1/tcp+udp").succeeded();
+    assert_eq!(claims(&node).len(), 4);
+    let other = Container::on_paper("d", 200).in_pod("games", "arena-1", "2");
+    let call = network.add_with(&node, &other, ports("two", "g=1"));
+    call.run(&node).failed_with(102);
+}
+
 /// DELs in any order, GC, and CHECK, of an old and a new sandbox.
 fn old_and_new_do_not_get_into_each_others_way() {
     let node = Node::new(false);
@@ -263,10 +295,11 @@ fn old_and_new_do_not_get_into_each_others_way() {
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("nft-fails", nothing_changes_when_nft_fails),
         ("no-files", nothing_changes_when_files_cannot_be_written),
         ("full-disk", nothing_changes_when_the_disk_is_full),
+        ("quota", claims_that_are_left_count),
         ("order", old_and_new_do_not_get_into_each_others_way),
     ];
     crate::trials("takeover", tests)

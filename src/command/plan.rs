@@ -158,24 +158,23 @@ fn refuse_more_than_a_quota(
 }
 
 /// What a namespace has beside what goes and comes with an ADD: what is held, and
-/// the claims that nobody uses.
+/// the claims that nobody uses, or nobody will: those that what goes has used.
 fn others_of(
     namespace: Option<&Namespace>,
     previous: &[Forwarding],
     claims: &[Claim],
     leases: &View,
 ) -> Result<(Vec<Forwarding>, Vec<Claim>), StoreError> {
+    let goes = |owner: &Attachment| previous.iter().any(|gone| gone.attachment == *owner);
     let mut held = match namespace {
         Some(namespace) => leases.of_namespace(namespace)?,
         None => leases.forwardings()?,
     };
-    held.retain(|other| {
-        other.namespace() == namespace
-            && previous.iter().all(|gone| gone.attachment != other.attachment)
-    });
+    held.retain(|other| other.namespace() == namespace && !goes(&other.attachment));
     let mut unused = leases.claims_of(namespace)?;
-    unused
-        .retain(|claim| claim.holder.is_none() && claims.iter().all(|used| used.key != claim.key));
+    unused.retain(|claim| {
+        claim.holder.as_ref().is_none_or(goes) && claims.iter().all(|used| used.key != claim.key)
+    });
     Ok((held, unused))
 }
 
