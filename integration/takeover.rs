@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::{
     chain::{Container, Network, annotated},
     held::{Held, assert_nothing_held, claims, leases, ports_of},
-    node::Node,
+    node::{Family, Node},
+    traffic::{Flow, PATIENCE, SILENCE, serve},
 };
 
 fn network() -> Network {
@@ -221,6 +222,39 @@ fn nothing_changes_when_the_disk_is_full() {
     }
 }
 
+/// A new sandbox with other ports takes over from one that has not got its DEL,
+/// which will find nothing: a client of a port that was given up kept reaching the
+/// old container, and then whoever got its address. So it was when one container
+/// asked for something else.
+fn flows_to_ports_that_are_given_up_end() {
+    let mappings =
+        |port: u16| json!([{ "hostPort": port, "containerPort": 53, "protocol": "udp" }]);
+    for is_repeated in [false, true] {
+        let node = Node::new(false);
+        let network = network();
+        let [mut old, mut new] =
+            ["old", "new"].map(|id| Container::new(id).in_pod("games", "arena-0", "1"));
+        let _servers = [&old, &new].map(|it| serve(it.namespace(), 53, &it.id));
+        network.attach(&node, &mut old, mappings(5353)).succeeded();
+        let flows = [&node.outside, &node.host].map(|from| {
+            let flow = Flow::new(from, (Family::V4.node(), 5353).into());
+            assert_eq!(flow.ask(PATIENCE).unwrap().server, "old");
+            flow
+        });
+        if is_repeated {
+            network.add(&node, &old, mappings(5454)).run(&node).succeeded();
+        } else {
+            network.attach(&node, &mut new, mappings(5454)).succeeded();
+        }
+        assert_eq!(ports_of(&node, if is_repeated { &old } else { &new }), [5454]);
+        for flow in flows {
+            assert_eq!(flow.ask(SILENCE), None, "repeated: {is_repeated}");
+        }
+        let flow = Flow::new(&node.outside, (Family::V4.node(), 5454).into());
+        assert!(flow.ask(PATIENCE).is_some());
+    }
+}
+
 /// What a pod asked for before counted neither as held nor as reserved, while it
 /// asked for something else: with another claim each time, a namespace got past
 /// its limit.
@@ -295,10 +329,11 @@ fn old_and_new_do_not_get_into_each_others_way() {
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         ("nft-fails", nothing_changes_when_nft_fails),
         ("no-files", nothing_changes_when_files_cannot_be_written),
         ("full-disk", nothing_changes_when_the_disk_is_full),
+        ("flows", flows_to_ports_that_are_given_up_end),
         ("quota", claims_that_are_left_count),
         ("order", old_and_new_do_not_get_into_each_others_way),
     ];

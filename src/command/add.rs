@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cni::{Config, config::Settings},
     host,
-    lease::{Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, InterfaceName},
+    lease::{Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, HostPort, InterfaceName},
     nat::{self, Element, Table, elements},
     publish,
     request::Request,
@@ -213,6 +213,8 @@ struct Change {
     remove: Vec<Element>,
     /// What it is to have.
     add: Vec<Element>,
+    /// Whoever had ports that are not kept, with these.
+    given_up: Vec<Forwarding>,
     /// All of the network's forwardings, where the table is not as it was left
     /// (flushed, an older version's, another configuration's, or a call was killed
     /// half-way): all of it is made anew.
@@ -236,8 +238,19 @@ impl Change {
         let other = other.as_ref().map(elements).unwrap_or_default();
         let is_intact = node.nat.is_intact(table)? && node.nat.compare(table, &other)?.is_empty();
         let anew = if is_intact { None } else { Some(draft.of_network(&owner.network)?) };
-        Ok(Self { remove, add, anew })
+        Ok(Self { remove, add, given_up: given_up(before, after), anew })
     }
+}
+
+/// What is held no longer, as it was held before.
+fn given_up(before: &[Forwarding], after: &Forwarding) -> Vec<Forwarding> {
+    let kept: HashSet<&HostPort> = after.leases.iter().map(|lease| &lease.host).collect();
+    let mut gone = before.to_vec();
+    for forwarding in &mut gone {
+        forwarding.leases.retain(|lease| !kept.contains(&lease.host));
+    }
+    gone.retain(|forwarding| !forwarding.leases.is_empty());
+    gone
 }
 
 fn without(mut elements: Vec<Element>, kept: &[Element]) -> Vec<Element> {
@@ -269,6 +282,10 @@ fn carry_out(
     if let (true, Some(_), Some(link)) = (settings.snat, forwarding.container.v4, &forwarding.link)
     {
         host::enable_route_localnet(link)?;
+    }
+    // As DEL does: nothing will ask for these ports again.
+    for gone in &change.given_up {
+        log_forgotten(&gone.attachment, host::forget_own(gone));
     }
     // Without this, a client that sent before the port was forwarded would not
     // reach the container until it paused; with an error, the same.
