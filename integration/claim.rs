@@ -1,6 +1,9 @@
 //! Claims: the same port again, for whom it is kept and for nobody else.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use libtest_mimic::Trial;
 use portclaim::lease::Protocol;
@@ -261,6 +264,30 @@ fn a_refused_add_claims_nothing() {
     assert_eq!(forwarded(&node, &network()).len(), 1);
 }
 
+/// A connection that the host has opened from the port of an unused claim, by the
+/// kernel's choice, made the claim move for good, although it is over soon and
+/// forwarding does it no harm.
+fn a_claim_does_not_move_for_a_connection_of_the_host() {
+    let node = Node::new(false);
+    let web = pod("web", 2, "web", "1");
+    let claimed = annotated(&[("group", "one"), ("claim", "web"), ("ports", "a=1/tcp+udp")]);
+    assert_eq!(add(&node, &web, claimed.clone()), [7200, 7200]);
+    network().del(&node, &web).run(&node).succeeded();
+    let _server = Echo::start(&node.outside, Protocol::Udp, 9, "outside");
+    let connection = node.host.enter(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7200)).unwrap();
+        socket.connect((Family::V4.outside(), 9)).unwrap();
+        socket
+    });
+    assert_eq!(add(&node, &web, claimed.clone()), [7200, 7200], "unused before");
+    assert_eq!(add(&node, &web, claimed.clone()), [7200, 7200], "repeated");
+    network().del(&node, &web).run(&node).succeeded();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    connection.send(b"who?").unwrap();
+    assert_eq!(add(&node, &web, claimed), [7200, 7200]);
+    assert!(connection.recv(&mut [0; 64]).is_ok(), "the connection takes no harm");
+}
+
 /// Puts a file where published files would go.
 fn fs_block(node: &Node) {
     std::fs::create_dir_all(node.run_dir()).unwrap();
@@ -293,7 +320,7 @@ fn a_block_is_claimed_as_a_whole() {
 
 /// One trial for each promise.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
         ("stateful-set", pods_of_a_stateful_set_keep_their_ports),
         ("rolling-update", a_rolling_update_waits_for_the_claim),
         ("late-dels", a_new_sandbox_takes_over_and_late_dels_do_not_matter),
@@ -301,6 +328,7 @@ pub fn trials() -> Vec<Trial> {
         ("preferred", a_preferred_port_is_taken_if_it_is_free),
         ("keys", neither_names_nor_protocols_nor_namespaces_collide),
         ("moves", a_claim_moves_when_the_host_uses_its_port),
+        ("connection", a_claim_does_not_move_for_a_connection_of_the_host),
         ("expires", an_unused_claim_expires),
         ("refused", a_refused_add_claims_nothing),
         ("block", a_block_is_claimed_as_a_whole),

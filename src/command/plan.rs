@@ -111,7 +111,9 @@ pub(super) fn plan(
         let known = in_use.len();
         for lease in &plan.leases {
             match (&lease.group, settings.host_listeners) {
-                (Some(_), _) if host::is_in_use(&lease.host)? => _ = in_use.insert(lease.host),
+                (Some(_), _) if is_out_of_reach(lease, namespace, previous, leases)? => {
+                    in_use.insert(lease.host);
+                }
                 (None, HostListeners::Refuse) if host::is_listening(&lease.host)? => {
                     return Err(Error::Listening(lease.host));
                 }
@@ -124,6 +126,34 @@ pub(super) fn plan(
             return Ok(plan);
         }
     }
+}
+
+/// Whether the host uses a port that is not asked for by number. Of one that is
+/// kept it may be the near end of a connection of the host's: that takes no harm,
+/// and a claim must not move for it.
+fn is_out_of_reach(
+    lease: &Lease,
+    namespace: Option<&Namespace>,
+    previous: &[Forwarding],
+    leases: &View,
+) -> Result<bool, Error> {
+    if !host::is_in_use(&lease.host)? {
+        return Ok(false);
+    }
+    let is_held = previous.iter().flat_map(|held| &held.leases).any(|it| it.host == lease.host);
+    let is_kept = is_held || is_reserved(lease, namespace, leases)?;
+    Ok(!is_kept || host::is_listening(&lease.host)?)
+}
+
+/// Whether the claim of a lease reserves its port already.
+fn is_reserved(
+    lease: &Lease,
+    namespace: Option<&Namespace>,
+    leases: &View,
+) -> Result<bool, StoreError> {
+    let Some(key) = lease.claim_key(namespace) else { return Ok(false) };
+    let claim = leases.claim(&key)?;
+    Ok(claim.is_some_and(|claim| claim.ports().any(|port| port.port == lease.host.port)))
 }
 
 /// Refuses what would give a namespace more of a group than it may have. What its
