@@ -1,13 +1,17 @@
 //! Many at once: a node that starts, or drains, all of its pods.
 
-use std::{collections::HashSet, thread};
+use std::{
+    collections::{HashMap, HashSet},
+    thread,
+};
 
 use libtest_mimic::Trial;
+use portclaim::lease::Claim;
 use serde_json::json;
 
 use crate::{
-    chain::{Container, Network},
-    held::{assert_nothing_held, assert_tidy, forwarded, leases},
+    chain::{Container, Network, annotated},
+    held::{assert_nothing_held, assert_tidy, claims, forwarded, leases},
     node::Node,
 };
 
@@ -61,6 +65,50 @@ fn one_port_has_one_owner() {
     assert_eq!(leases(&node).len(), 1);
 }
 
+/// More pods than claims, and more claims than ports: each claim has one user, each
+/// port one claim, and no port is left while a claim could have had it.
+fn claims_in_a_full_pool() {
+    const PODS: u16 = 90;
+    const CLAIMS: u16 = 60;
+    const PORTS: usize = 50;
+    let node = Node::new(false);
+    let network = Network::bridge("podnet", true)
+        .option("lockTimeout", json!("2m"))
+        .option("groups", json!({ "default": { "ports": "7000-7049", "cooldown": "0s" } }));
+    let pods: Vec<_> = (0..PODS)
+        .map(|n| Container::on_paper(&format!("c{n}"), n).in_pod("games", &format!("p{n}"), "u"))
+        .collect();
+    let add = |pod: &Container| {
+        let number: u16 = pod.id[1..].parse().expect("it ends with its number");
+        let claim = format!("claim{}", number % CLAIMS);
+        let asked = annotated(&[("claim", &claim), ("ports", "game=7777")]);
+        let outcome = network.add_with(&node, pod, asked).run(&node);
+        if !outcome.status.success() {
+            let code = outcome.failed().code;
+            assert!([11, 101].contains(&code), "{outcome:?}");
+        }
+        outcome.status.success()
+    };
+    let assert_one_each = |of: &[Claim]| {
+        let ports: HashSet<_> = of.iter().map(|claim| claim.port.number()).collect();
+        assert_eq!((of.len(), ports.len()), (PORTS, PORTS), "{of:?}");
+    };
+    let won = at_once(&pods, add);
+    assert_eq!(won.iter().filter(|won| **won).count(), PORTS);
+    assert_one_each(&claims(&node));
+    at_once(&pods, |pod| {
+        network.del(&node, pod).run(&node).succeeded();
+    });
+    assert_nothing_held(&node, &network);
+    // Who had no claim before finds none free now: all are kept.
+    let before: HashMap<_, _> = claims(&node).into_iter().map(|it| (it.key, it.port)).collect();
+    let won = at_once(&pods, add);
+    assert_eq!(won.iter().filter(|won| **won).count(), PORTS);
+    let after = claims(&node);
+    assert_one_each(&after);
+    assert_eq!(after.into_iter().map(|it| (it.key, it.port)).collect::<HashMap<_, _>>(), before);
+}
+
 fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let threads: Vec<_> =
@@ -71,7 +119,10 @@ fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + S
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 2] =
-        [("a-hundred", a_hundred_at_once), ("one-owner", one_port_has_one_owner)];
+    let tests: [(&str, fn()); 3] = [
+        ("a-hundred", a_hundred_at_once),
+        ("one-owner", one_port_has_one_owner),
+        ("claims", claims_in_a_full_pool),
+    ];
     crate::trials("concurrency", tests)
 }
