@@ -191,6 +191,12 @@ mod tests {
             assert_eq!(pod(args), None, "{args}");
         }
         assert_eq!(pod("K8S_POD_NAMESPACE=..;K8S_POD_NAME=../../etc"), None);
+        // Kubernetes takes such names. Taken as a container without a pod, it would
+        // be outside of its namespace's quotas.
+        let long = "a".repeat(253);
+        let args = format!("K8S_POD_NAMESPACE=shop;K8S_POD_NAME={long}");
+        let found = pod(&args).unwrap();
+        assert_eq!((found.namespace.as_str(), found.name.as_str()), ("shop", long.as_str()));
         assert_eq!(pod("K8S_POD_NAMESPACE=a;K8S_POD_NAME=b;K8S_POD_UID=").unwrap().uid, None);
     }
 }

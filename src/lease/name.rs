@@ -103,12 +103,12 @@ name!(
     "is not a DNS label: at most 63 lower-case letters, digits and '-', a letter or digit at both ends"
 );
 name!(
-    /// A Kubernetes pod's name: a DNS subdomain (RFC 1123). It may contain dots;
-    /// the names of static pods end with the node's name, which often does.
+    /// A Kubernetes pod's name: a DNS subdomain as Kubernetes has it. It may contain
+    /// dots; the names of static pods end with the node's name, which often does.
     PodName,
     "pod name",
     is_dns_subdomain,
-    "is not a DNS subdomain: at most 253 characters, DNS labels with dots between them"
+    "is not a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.', a letter or digit at both ends and beside each '.'"
 );
 
 name!(
@@ -124,7 +124,7 @@ name!(
     ClaimName,
     "claim name",
     is_dns_subdomain,
-    "is not a DNS subdomain: at most 253 characters, DNS labels with dots between them"
+    "is not a DNS subdomain: at most 253 lower-case letters, digits, '-' and '.', a letter or digit at both ends and beside each '.'"
 );
 name!(
     /// The name of a group: a key of `groups` in the configuration.
@@ -151,15 +151,20 @@ fn is_interface_name(name: &str) -> bool {
 }
 
 fn is_dns_label(label: &str) -> bool {
+    label.len() <= 63 && has_form_of_dns_label(label)
+}
+
+fn has_form_of_dns_label(label: &str) -> bool {
     let end = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    label.len() <= 63
-        && label.as_bytes().first().is_some_and(end)
+    label.as_bytes().first().is_some_and(end)
         && label.as_bytes().last().is_some_and(end)
         && label.bytes().all(|b| end(&b) || b == b'-')
 }
 
+/// As Kubernetes has it (`IsDNS1123Subdomain` in apimachinery): unlike in RFC 1123,
+/// a label may be longer than 63.
 fn is_dns_subdomain(name: &str) -> bool {
-    name.len() <= 253 && name.split('.').all(is_dns_label)
+    name.len() <= 253 && name.split('.').all(has_form_of_dns_label)
 }
 
 fn is_group_name(name: &str) -> bool {
@@ -194,6 +199,9 @@ mod tests {
     #[test]
     fn names_of_real_systems_are_taken() {
         assert!("kube-proxy-ip-10-0-0-1.ec2.internal".parse::<PodName>().is_ok());
+        assert!("a".repeat(253).parse::<PodName>().is_ok());
+        assert!("a".repeat(254).parse::<PodName>().is_err());
+        assert!("a".repeat(64).parse::<Namespace>().is_err());
         assert!("cbr0.100_x-y".parse::<NetworkName>().is_ok());
         assert!("veth1a2b3c4d@x".parse::<InterfaceName>().is_ok());
         assert!("0".parse::<Namespace>().is_ok());
