@@ -55,7 +55,7 @@ pub enum RequestError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// Two ports have one name.
-    #[error("{first} and {second} both have the name \"{name}\"")]
+    #[error("{first} and {second} both have the name \"{name}\": a name belongs to one entry")]
     Name {
         /// The one entry.
         first: Place,

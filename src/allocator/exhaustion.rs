@@ -58,6 +58,9 @@ impl fmt::Display for Exhaustion {
         if let Some(from) = self.from {
             write!(f, " from {from} up")?;
         }
+        if self.size == 0 {
+            return f.write_str(": all are excluded");
+        }
         write!(f, ": {} of {} leased", self.leased, self.size)?;
         if self.reserved > 0 {
             write!(f, ", {} reserved by claims", self.reserved)?;

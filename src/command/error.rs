@@ -156,12 +156,16 @@ impl Error {
             Self::Config(ConfigError::Json(_) | ConfigError::TooLarge) => {
                 (6, "check what the runtime passes on stdin")
             }
-            Self::Request(RequestError::Policy(_)) => {
-                (102, "ask for less or for other ports, or change groups, static or maxPerPod")
-            }
-            Self::Config(_) | Self::Condition(_) | Self::Request(_) | Self::Twice(_) => {
-                (7, "change the network configuration or what the container asks for")
-            }
+            Self::Request(RequestError::Policy(_)) => (
+                102,
+                "ask for less or for other ports, or have the node's operator change groups, static or maxPerPod",
+            ),
+            Self::Request(RequestError::Annotation(_)) => (
+                7,
+                "correct the pod's annotations, in a Deployment or StatefulSet those of its template",
+            ),
+            Self::Request(_) | Self::Twice(_) => (7, "change what the container asks for"),
+            Self::Config(_) | Self::Condition(_) => (7, "change the network configuration"),
             Self::NoAddress { .. } => {
                 (7, "put portclaim behind the plugin that gives the interface its addresses")
             }
@@ -171,9 +175,10 @@ impl Error {
             Self::Store(StoreError::Locked { .. }) => {
                 (11, "another call of the plugin is still at work; the runtime tries again")
             }
-            Self::ClaimHeld { .. } => {
-                (11, "the claim's last holder is still there; the runtime tries again")
-            }
+            Self::ClaimHeld { .. } => (
+                11,
+                "the runtime tries again until the holder is gone; pods that run side by side need claims of their own",
+            ),
             Self::Unavailable(_) => (50, "mend what is named; ADD is refused until then"),
             Self::Held { .. }
             | Self::Store(StoreError::Conflict { .. } | StoreError::Claimed { .. }) => {
@@ -183,7 +188,10 @@ impl Error {
                 100,
                 "use another host port, or wait until the claim expires (claimTTL of its group)",
             ),
-            Self::Exhausted(_) => (101, "enlarge the group's ports, or remove pods that hold them"),
+            Self::Exhausted(_) => (
+                101,
+                "remove pods that hold its ports, or have the node's operator change groups or exclude",
+            ),
             Self::Listening(_) => (
                 103,
                 "use another port, stop the process (ss -lntup), or set hostListeners to \"shadow\"",

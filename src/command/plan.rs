@@ -256,7 +256,7 @@ fn most(leases: &View, holders: &[(Attachment, u32)]) -> Result<Option<(String, 
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for (holder, count) in holders {
         let who = match leases.forwarding(holder)?.and_then(|held| held.pod) {
-            Some(pod) => format!("namespace {}", pod.namespace),
+            Some(pod) => format!("namespace \"{}\"", pod.namespace),
             None => holder.to_string(),
         };
         *counts.entry(who).or_default() += count;

@@ -133,7 +133,9 @@ fn find<'a>(
 fn is_enabled(entries: &[Entry<'_>]) -> Result<bool, AnnotationError> {
     match find(entries, ENABLED)?.as_deref() {
         Some("true") => return Ok(true),
-        None | Some("false") => {}
+        Some("false") => {}
+        None if find(entries, PORTS).is_ok_and(|ports| ports.is_none()) => {}
+        None => log::warn!("{PORTS} is there without {ENABLED}: no ports are given"),
         Some(other) => {
             let other = Excerpt::quoted(other);
             log::warn!("{ENABLED} is {other}: ports are given only where it is \"true\"");
@@ -143,7 +145,8 @@ fn is_enabled(entries: &[Entry<'_>]) -> Result<bool, AnnotationError> {
 }
 
 fn parse_ports(text: &str, pod: Option<&Pod>) -> Result<Vec<Ask>, AnnotationError> {
-    let is_document = text.trim_start_matches(list::BLANKS).starts_with('[');
+    // An object in the place of the array is told so by the reader of documents.
+    let is_document = text.trim_start_matches(list::BLANKS).starts_with(['[', '{']);
     let is_blank = text.trim_matches(list::BLANKS).is_empty();
     let asks = match (is_blank, is_document) {
         (true, _) => Vec::new(),
@@ -338,6 +341,10 @@ mod tests {
             (
                 with("hostport.io/ports", "[{\"containerPort\":0}]"),
                 "hostport.io/ports, entry 1, character 19: containerPort is 0: a number from 1 to 65535, or \"same\", is allowed",
+            ),
+            (
+                with("hostport.io/ports", "\n{\"containerPort\": 80}"),
+                "hostport.io/ports, character 2: {\"containerPort\": 80} is not an array of objects",
             ),
             (
                 with("hostport.io/ports", "x=1, y"),

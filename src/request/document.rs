@@ -37,7 +37,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     /// Not JSON.
-    #[error("{source}, character {character}: {reason}")]
+    #[error("{source}, character {character}: this is not JSON: {reason}")]
     Syntax {
         /// What is read.
         r#source: Source,
@@ -114,7 +114,7 @@ pub enum DocumentError {
     },
     /// The last ports of a block do not exist.
     #[error(
-        "{place}, character {character}: {count} ports from {field} {first} on end beyond 65535"
+        "{place}, character {character}: a block of {count} from {field} {first} up ends beyond 65535"
     )]
     Beyond {
         /// The entry.
@@ -302,7 +302,7 @@ impl<'a> Entry<'a> {
             self.refuse_beyond("preferredPort", first, count)?;
         }
         if fit.claim.is_some() && name.is_none() {
-            return Err(self.together("claim", "needs a name beside it"));
+            return Err(self.together("claim", "cannot be given without name"));
         }
         let wish = match host {
             None => Wish::Dynamic(fit),

@@ -153,7 +153,10 @@ fn many_entries() {
     }
     assert!(refused(&key("portMappings", &distinct)).ends_with(most));
     let same = entries(&|_| json!({"name": "a", "containerPort": 1}));
-    assert!(refused(&key("portClaims", &same)).ends_with("both have the name \"a\""));
+    assert!(
+        refused(&key("portClaims", &same))
+            .ends_with("both have the name \"a\": a name belongs to one entry")
+    );
     let list: Vec<_> = (0..50_000).map(|at| format!("n{at}=1")).collect();
     assert!(refused(&annotations(PORTS, &list.join(","))).ends_with(most));
     assert!(refused(&annotations(PORTS, &"a=1,".repeat(50_000))).contains("entry 50001"));

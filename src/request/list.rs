@@ -19,7 +19,7 @@ use crate::lease::{Excerpt, HostAddress, Protocol};
 
 /// Why a list is refused: the entry, the place in it, and what is allowed there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place} ({entry}), character {character}: {part} is not {expected}")]
+#[error("{place} ({entry}), character {character}: {part} is not {expected}{hint}")]
 pub struct ListError {
     /// The entry.
     place: Place,
@@ -30,6 +30,8 @@ pub struct ListError {
     /// The part that is refused.
     part: Excerpt,
     expected: &'static str,
+    /// What was probably meant; empty or an addition to the sentence.
+    hint: &'static str,
 }
 
 /// What may stand around an entry.
@@ -44,13 +46,21 @@ pub(super) fn parse(text: &str) -> Result<Vec<Ask>, ListError> {
 fn parse_entry(text: &str, index: usize, entry: &str) -> Result<Ask, ListError> {
     const NAME: &str = "a port name: at most 63 lower-case letters, digits and '-', a letter or \
                         digit at both ends";
+    const SURPLUS: &str = "; is there a comma too many?";
+    const BLANK: &str = "; a comma ends an entry, which has no blanks inside";
     let place = Place { source: Source::Annotations, index };
+    let hint = match entry {
+        "" => SURPLUS,
+        _ if entry.contains(BLANKS) => BLANK,
+        _ => "",
+    };
     let wrong = |part: &str, expected| ListError {
         place,
         entry: Excerpt::quoted(entry),
         character: ask::character(text, part),
         part: Excerpt::quoted(part),
         expected,
+        hint,
     };
     let (name, rest) = entry
         .split_once('=')
@@ -153,6 +163,23 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             let expected = format!("hostport.io/ports, entry {place} {reason}");
             assert!(error.starts_with(&expected), "{text:?}: {error}");
+        }
+    }
+
+    /// Lists over several lines are often written without commas, or with one at
+    /// the end.
+    #[test]
+    fn what_ends_an_entry_is_said_where_that_was_mistaken() {
+        for (text, end) in [
+            ("a=1,\nb=2,\n", "[@GROUP]; is there a comma too many?"),
+            ("a=1,,b=2", "[@GROUP]; is there a comma too many?"),
+            ("a=1\nb=2\n", "\"same\"; a comma ends an entry, which has no blanks inside"),
+            ("a=1 b=2", "\"same\"; a comma ends an entry, which has no blanks inside"),
+            ("a = 1", "at both ends; a comma ends an entry, which has no blanks inside"),
+            ("a=x", "65535 or \"same\""),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.ends_with(end), "{text:?}: {error}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! How many ports the others of its namespace hold is not known here; whoever
 //! knows asks [`namespace_quota`].
 
-use std::{collections::BTreeMap, fmt};
+use std::{cmp::Reverse, collections::BTreeMap, fmt};
 
 use super::{
     Choice, Dynamic, Request,
@@ -41,8 +41,8 @@ pub enum PolicyError {
     },
     /// More than a namespace may hold of one group.
     #[error(
-        "{wanted} ports of group \"{group}\" are asked for, {tenant} holds {held}: \
-         groups.{group}.maxPerNamespace allows {most}"
+        "{wanted} ports of group \"{group}\" are asked for, each protocol counted, beside {held} of \
+         {tenant}, unused claims included: groups.{group}.maxPerNamespace allows {most}"
     )]
     MaxPerNamespace {
         /// The group.
@@ -69,7 +69,7 @@ pub enum PolicyError {
         usable: Usable,
     },
     /// The group is for others.
-    #[error("{place}: {tenant} may not use group \"{group}\", but {usable}")]
+    #[error("{place}: {tenant} may not use group \"{group}\" (allowed: {usable})")]
     Namespace {
         /// The entry.
         place: Place,
@@ -80,8 +80,23 @@ pub enum PolicyError {
         /// What else there is.
         usable: Usable,
     },
+    /// No group is named, and the default group is for others.
+    #[error(
+        "{place} names no group, and {tenant} may not use the default group \"{group}\" \
+         (allowed: {usable})"
+    )]
+    NoDefault {
+        /// The entry.
+        place: Place,
+        /// The default group.
+        group: GroupName,
+        /// For whom.
+        tenant: Tenant,
+        /// What else there is.
+        usable: Usable,
+    },
     /// The group is for other protocols.
-    #[error("{place}: group \"{group}\" is for {allowed}, {wanted} is asked for")]
+    #[error("{place}: group \"{group}\" is for {allowed}, and {wanted} is asked for")]
     Protocol {
         /// The entry.
         place: Place,
@@ -111,7 +126,7 @@ pub enum PolicyError {
     /// A port below 1024 that no group lists.
     #[error(
         "{place}: {tenant} may not ask for host port {port}/{protocol}: below 1024, annotations \
-         may ask only for ports of a group"
+         may ask only for ports of groups that it may use"
     )]
     Privileged {
         /// The entry.
@@ -149,7 +164,7 @@ pub enum PolicyError {
     },
     /// A base port that no group has.
     #[error(
-        "{place}: hostport.io/base-port {port} is in no group that {tenant} may use: that is {usable}"
+        "{place}: hostport.io/base-port {port} is in none of the groups that {tenant} may use: {usable:#}"
     )]
     BaseNowhere {
         /// The entry.
@@ -163,7 +178,7 @@ pub enum PolicyError {
     },
 }
 
-/// For whom ports are asked: a namespace, or a container without one.
+/// For whom ports are asked: a namespace, or the containers without a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant(Option<Namespace>);
 
@@ -171,14 +186,15 @@ impl fmt::Display for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(namespace) => write!(f, "namespace \"{namespace}\""),
-            None => f.write_str("a container without a namespace"),
+            None => f.write_str("containers without a pod"),
         }
     }
 }
 
-/// The groups that a tenant may use.
+/// The groups that a tenant may use, with their ports. Shown as `"default", "games"`,
+/// in the alternate form (`{:#}`) as `"default" (10000-19999), "games" (7000-7999)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usable(Vec<GroupName>);
+pub struct Usable(Vec<(GroupName, Excerpt)>);
 
 impl fmt::Display for Usable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -186,8 +202,11 @@ impl fmt::Display for Usable {
         if self.0.is_empty() {
             return f.write_str("none");
         }
-        for (at, group) in self.0.iter().take(SHOWN).enumerate() {
+        for (at, (group, ports)) in self.0.iter().take(SHOWN).enumerate() {
             write!(f, "{}\"{group}\"", if at == 0 { "" } else { ", " })?;
+            if f.alternate() {
+                write!(f, " ({ports})")?;
+            }
         }
         match self.0.len() {
             all if all > SHOWN => write!(f, " and {} more", all - SHOWN),
@@ -277,7 +296,7 @@ impl<'a> Policy<'a> {
 
     fn dynamic(&self, ask: &Ask, fit: &Fit) -> Result<Dynamic, PolicyError> {
         let place = ask.place;
-        let (name, group) = self.group(place, fit)?;
+        let (name, group) = self.group(ask, fit)?;
         let wanted = ask.protocols;
         if !wanted.iter().all(|protocol| group.protocols.contains(protocol)) {
             let (group, allowed) = (name.clone(), group.protocols);
@@ -308,29 +327,35 @@ impl<'a> Policy<'a> {
 
     /// The group that is named; else the one that the base port is in, the default
     /// group before others; else the default group.
-    fn group(&self, place: Place, fit: &Fit) -> Result<(&'a GroupName, &'a Group), PolicyError> {
+    fn group(&self, ask: &Ask, fit: &Fit) -> Result<(&'a GroupName, &'a Group), PolicyError> {
         let Settings { groups, default_group, .. } = self.settings;
-        let found = match (&fit.group, fit.base) {
-            (Some(name), _) => groups.get_key_value(name).ok_or_else(|| {
-                let (tenant, usable) = (self.tenant(), self.usable_names());
-                PolicyError::UnknownGroup { place, group: name.clone(), tenant, usable }
-            })?,
-            (None, Some(base)) => {
-                let has_base = |(_, group): &(_, &Group)| group.ports.contains(base);
-                let default = self.usable().find(|(name, _)| *name == default_group);
-                let found = default.filter(has_base).or_else(|| self.usable().find(has_base));
-                found.ok_or_else(|| {
-                    let (tenant, usable) = (self.tenant(), self.usable_names());
-                    PolicyError::BaseNowhere { place, port: base, tenant, usable }
-                })?
-            }
-            (None, None) => groups.get_key_value(default_group).expect("the default group exists"),
-        };
-        if !found.1.admits(self.namespace) {
-            let (tenant, usable) = (self.tenant(), self.usable_names());
-            return Err(PolicyError::Namespace { place, group: found.0.clone(), tenant, usable });
+        let (place, tenant, usable) = (ask.place, || self.tenant(), || self.usable_ports());
+        if let Some(name) = &fit.group {
+            return match groups.get_key_value(name) {
+                Some(found) if found.1.admits(self.namespace) => Ok(found),
+                found => {
+                    let (group, tenant, usable) = (name.clone(), tenant(), usable());
+                    Err(match found {
+                        Some(_) => PolicyError::Namespace { place, group, tenant, usable },
+                        None => PolicyError::UnknownGroup { place, group, tenant, usable },
+                    })
+                }
+            };
         }
-        Ok(found)
+        if let Some(port) = fit.base {
+            let with_base = self.usable().filter(|(_, group)| group.ports.contains(port));
+            let found = with_base.min_by_key(|(name, _)| Reverse(*name == default_group));
+            return found.ok_or_else(|| {
+                let (tenant, usable) = (tenant(), usable());
+                PolicyError::BaseNowhere { place, port, tenant, usable }
+            });
+        }
+        let found = groups.get_key_value(default_group).expect("the default group exists");
+        if found.1.admits(self.namespace) {
+            return Ok(found);
+        }
+        let (group, tenant, usable) = (found.0.clone(), tenant(), usable());
+        Err(PolicyError::NoDefault { place, group, tenant, usable })
     }
 
     fn refuse_more_than_groups_allow(&self, requests: &[Request]) -> Result<(), PolicyError> {
@@ -353,8 +378,9 @@ impl<'a> Policy<'a> {
         self.settings.groups.iter().filter(|(_, group)| group.admits(self.namespace))
     }
 
-    fn usable_names(&self) -> Usable {
-        Usable(self.usable().map(|(name, _)| name.clone()).collect())
+    fn usable_ports(&self) -> Usable {
+        let ports = |group: &Group| Excerpt::plain(&group.ports.to_string());
+        Usable(self.usable().map(|(name, group)| (name.clone(), ports(group))).collect())
     }
 
     fn tenant(&self) -> Tenant {

@@ -135,7 +135,7 @@ fn sources_are_taken_together() {
     asked["portClaims"] = json!([{"name": "a", "containerPort": 2}]);
     assert_eq!(
         ask(SETTINGS, "games-1", &asked).unwrap_err().to_string(),
-        "hostport.io/ports, entry 1 and runtimeConfig.portClaims, entry 1 both have the name \"a\""
+        "hostport.io/ports, entry 1 and runtimeConfig.portClaims, entry 1 both have the name \"a\": a name belongs to one entry"
     );
     let asked = json!({"portMappings": [{"containerPort": 1, "hostPort": 8002, "hostIP": "0.0.0.0"}],
         "portClaims": [{"containerPort": 1, "hostPort": 8000, "count": 3}]});
@@ -173,17 +173,17 @@ fn refusals_name_the_rule() {
         (
             "shop",
             annotations("a=1,b=1@games", &[]),
-            "hostport.io/ports, entry 2: namespace \"shop\" may not use group \"games\", but \"default\"".to_owned(),
+            "hostport.io/ports, entry 2: namespace \"shop\" may not use group \"games\" (allowed: \"default\")".to_owned(),
         ),
         (
             "",
             document(json!({"containerPort": 1, "group": "games"})),
-            "runtimeConfig.portClaims, entry 1: a container without a namespace may not use group \"games\", but \"default\"".to_owned(),
+            "runtimeConfig.portClaims, entry 1: containers without a pod may not use group \"games\" (allowed: \"default\")".to_owned(),
         ),
         (
             "games-1",
             annotations("a=1/sctp@games", &[]),
-            "hostport.io/ports, entry 1: group \"games\" is for tcp+udp, sctp is asked for".to_owned(),
+            "hostport.io/ports, entry 1: group \"games\" is for tcp+udp, and sctp is asked for".to_owned(),
         ),
         (
             "games-1",
@@ -208,7 +208,7 @@ fn refusals_name_the_rule() {
         (
             "games-1",
             annotations(r#"[{"containerPort": 1, "hostPort": 80}]"#, &[]),
-            "hostport.io/ports, entry 1: namespace \"games-1\" may not ask for host port 80/tcp: below 1024, annotations may ask only for ports of a group".to_owned(),
+            "hostport.io/ports, entry 1: namespace \"games-1\" may not ask for host port 80/tcp: below 1024, annotations may ask only for ports of groups that it may use".to_owned(),
         ),
         (
             "games-1",
@@ -228,12 +228,12 @@ fn refusals_name_the_rule() {
         (
             "games-1",
             annotations("a=1", &[("base-port", "30558")]),
-            "hostport.io/ports, entry 1: hostport.io/base-port 30558 is in no group that namespace \"games-1\" may use: that is \"default\", \"games\", \"low\"".to_owned(),
+            "hostport.io/ports, entry 1: hostport.io/base-port 30558 is in none of the groups that namespace \"games-1\" may use: \"default\" (10000-19999), \"games\" (7000-7999), \"low\" (53,400-500)".to_owned(),
         ),
         (
             "shop",
             annotations("a=1", &[("base-port", "7000")]),
-            "hostport.io/ports, entry 1: hostport.io/base-port 7000 is in no group that namespace \"shop\" may use: that is \"default\"".to_owned(),
+            "hostport.io/ports, entry 1: hostport.io/base-port 7000 is in none of the groups that namespace \"shop\" may use: \"default\" (10000-19999)".to_owned(),
         ),
     ] {
         let error = ask(SETTINGS, namespace, &asked).unwrap_err();
@@ -248,7 +248,7 @@ fn port_mappings_may_be_kept_from_a_default_group_and_from_numbers() {
     for (mapping, message) in [
         (
             json!({"containerPort": 1}),
-            "runtimeConfig.portMappings[0]: namespace \"shop\" may not use group \"default\", but none",
+            "runtimeConfig.portMappings[0] names no group, and namespace \"shop\" may not use the default group \"default\" (allowed: none)",
         ),
         (
             json!({"containerPort": 1, "hostPort": 80}),
@@ -279,7 +279,7 @@ fn namespaces_have_quotas() {
     let error = namespace_quota(name, group, 8, 3, Some(&shop)).unwrap_err().to_string();
     assert_eq!(
         error,
-        "3 ports of group \"default\" are asked for, namespace \"shop\" holds 8: groups.default.maxPerNamespace allows 10"
+        "3 ports of group \"default\" are asked for, each protocol counted, beside 8 of namespace \"shop\", unused claims included: groups.default.maxPerNamespace allows 10"
     );
     assert!(namespace_quota(name, group, u32::MAX, u32::MAX, None).is_err());
     let open = Group { max_per_namespace: None, ..group.clone() };

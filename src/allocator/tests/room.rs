@@ -16,7 +16,7 @@ fn exhaustion_begins_exactly_after_the_last_port() {
         assert_eq!(error.to_string(), "group \"g\" has no free tcp port: 2 of 2 leased");
     }
     let error = Node::new([("g", "")]).plan("a", &[one()], 1).unwrap_err();
-    assert_eq!(error.to_string(), "group \"g\" has no free tcp port: 0 of 0 leased");
+    assert_eq!(error.to_string(), "group \"g\" has no free tcp port: all are excluded");
     let mut node = Node::new([("g", "1000-1063")]);
     let pod: Vec<Request> = (1..=64).map(|to| one().to(to).of(Protocols::TCP_AND_UDP)).collect();
     assert_eq!(node.add("a", &pod, 1).unwrap().leases.len(), 128);

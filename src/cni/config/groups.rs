@@ -51,7 +51,9 @@ pub(super) fn groups(
         vacant.insert(group);
     }
     let default = keys.string("defaultGroup")?.unwrap_or_else(|| DEFAULT_GROUP.to_owned());
-    let unknown = || wrong("defaultGroup", &default.as_str().into(), "a name of groups is allowed");
+    let unknown = || {
+        wrong("defaultGroup", &default.as_str().into(), "the name of one of the groups is allowed")
+    };
     let name: GroupName = default.parse().map_err(|_| unknown())?;
     if groups.contains_key(&name) { Ok((groups, name)) } else { Err(unknown()) }
 }
@@ -258,7 +260,8 @@ mod tests {
             assert_eq!(error(&format!(r#","groups":{keys}"#)), message);
         }
         for name in ["games", "a b"] {
-            let message = format!("defaultGroup is \"{name}\": a name of groups is allowed");
+            let message =
+                format!("defaultGroup is \"{name}\": the name of one of the groups is allowed");
             assert_eq!(error(&format!(r#","defaultGroup":"{name}""#)), message);
         }
     }

@@ -93,7 +93,7 @@ fn errors_name_entry_field_value_and_character() {
         ),
         (
             r#""containerPort":1,"claim":"a""#,
-            "28: claim needs a name beside it".to_owned(),
+            "28: claim cannot be given without name".to_owned(),
         ),
         (r#""containerport":1"#, format!("2: \"containerport\" {KNOWN}")),
         (r#""containerPort":1,"\u202e":1"#, format!("20: \"\\u{{202e}}\" {KNOWN}")),
@@ -107,15 +107,15 @@ fn errors_name_entry_field_value_and_character() {
         ),
         (
             r#""containerPort":65535,"count":2"#,
-            "18: 2 ports from containerPort 65535 on end beyond 65535".to_owned(),
+            "18: a block of 2 from containerPort 65535 up ends beyond 65535".to_owned(),
         ),
         (
             r#""containerPort":1,"hostPort":65000,"count":600"#,
-            "31: 600 ports from hostPort 65000 on end beyond 65535".to_owned(),
+            "31: a block of 600 from hostPort 65000 up ends beyond 65535".to_owned(),
         ),
         (
             r#""containerPort":1,"preferredPort":65535,"count":2"#,
-            "36: 2 ports from preferredPort 65535 on end beyond 65535".to_owned(),
+            "36: a block of 2 from preferredPort 65535 up ends beyond 65535".to_owned(),
         ),
         (
             r#""containerPort":1,"hostPort":1,"group":"g""#,
@@ -141,18 +141,18 @@ fn errors_name_entry_field_value_and_character() {
 #[test]
 fn what_is_no_array_of_objects_is_refused_with_its_place() {
     for (json, message) in [
-        ("", "1: EOF while parsing a value"),
-        ("[{\"containerPort\": 80}", "22: EOF while parsing a list"),
-        ("[{\"name\":\"ä\"\n \"x\":1}]", "15: expected `,` or `}`"),
-        ("[{\"containerPort\": 080}]", "21: invalid number"),
-        ("[] []", "4: trailing characters"),
+        ("", "1: this is not JSON: EOF while parsing a value"),
+        ("[{\"containerPort\": 80}", "22: this is not JSON: EOF while parsing a list"),
+        ("[{\"name\":\"ä\"\n \"x\":1}]", "15: this is not JSON: expected `,` or `}`"),
+        ("[{\"containerPort\": 080}]", "21: this is not JSON: invalid number"),
+        ("[] []", "4: this is not JSON: trailing characters"),
         (" {\"a\": 1}", "2: {\"a\": 1} is not an array of objects"),
         ("\"a\"", "1: \"a\" is not an array of objects"),
         ("[{\"containerPort\":1}, [1]]", "23: [1] is not an object"),
         ("[null]", "2: null is not an object"),
         (
             "[{\"name\":\"a\0\"}]",
-            "11: control character (\\u0000-\\u001F) found while parsing a string",
+            "11: this is not JSON: control character (\\u0000-\\u001F) found while parsing a string",
         ),
     ] {
         let expected = format!("runtimeConfig.portClaims, character {message}");
