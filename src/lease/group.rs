@@ -34,6 +34,12 @@ impl Group {
     pub fn admits(&self, namespace: Option<&Namespace>) -> bool {
         admits(self.namespaces.as_deref(), namespace)
     }
+
+    /// Whether each of these protocols may be asked for.
+    #[must_use]
+    pub fn has_all(&self, protocols: Protocols) -> bool {
+        protocols.iter().all(|protocol| self.protocols.contains(protocol))
+    }
 }
 
 /// Whether a list of globs, where there is one, lets a container of this

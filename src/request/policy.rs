@@ -298,7 +298,7 @@ impl<'a> Policy<'a> {
         let place = ask.place;
         let (name, group) = self.group(ask, fit)?;
         let wanted = ask.protocols;
-        if !wanted.iter().all(|protocol| group.protocols.contains(protocol)) {
+        if !group.has_all(wanted) {
             let (group, allowed) = (name.clone(), group.protocols);
             return Err(PolicyError::Protocol { place, group, allowed, wanted });
         }
@@ -325,8 +325,9 @@ impl<'a> Policy<'a> {
         })
     }
 
-    /// The group that is named; else the one that the base port is in, the default
-    /// group before others; else the default group.
+    /// The group that is named; else one that has the base port, for the protocols
+    /// that are asked for if there is such a one, the default group before others;
+    /// else the default group.
     fn group(&self, ask: &Ask, fit: &Fit) -> Result<(&'a GroupName, &'a Group), PolicyError> {
         let Settings { groups, default_group, .. } = self.settings;
         let (place, tenant, usable) = (ask.place, || self.tenant(), || self.usable_ports());
@@ -343,8 +344,12 @@ impl<'a> Policy<'a> {
             };
         }
         if let Some(port) = fit.base {
+            let fitness = |(name, group): &(&GroupName, &Group)| {
+                (group.has_all(ask.protocols), *name == default_group)
+            };
             let with_base = self.usable().filter(|(_, group)| group.ports.contains(port));
-            let found = with_base.min_by_key(|(name, _)| Reverse(*name == default_group));
+            // Of several that are as fit, the first by name.
+            let found = with_base.min_by_key(|group| Reverse(fitness(group)));
             return found.ok_or_else(|| {
                 let (tenant, usable) = (tenant(), usable());
                 PolicyError::BaseNowhere { place, port, tenant, usable }

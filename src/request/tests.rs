@@ -260,6 +260,31 @@ fn port_mappings_may_be_kept_from_a_default_group_and_from_numbers() {
     }
 }
 
+/// Groups may overlap: one for TCP and one for UDP on the same numbers is natural.
+#[test]
+fn a_base_port_finds_a_group_that_has_the_protocols() {
+    let keys = r#""groups": {
+        "a-udp": {"ports": "7000-7999", "protocols": ["udp"]},
+        "b-both": {"ports": "7000-7999", "protocols": ["tcp", "udp"]},
+        "c-both": {"ports": "7000-7999"},
+        "default": {"ports": "7500-8999", "protocols": ["tcp"]}}"#;
+    for (ports, base, expected) in [
+        ("a=1", "7000", "a 1/tcp b-both Sequential from 7000"),
+        ("a=1/udp", "7000", "a 1/udp a-udp Sequential from 7000"),
+        ("a=1/tcp+udp", "7600", "a 1/tcp+udp b-both Sequential from 7600"),
+        ("a=1/sctp", "7600", "a 1/sctp c-both Sequential from 7600"),
+        ("a=1", "7600", "a 1/tcp default Sequential from 7600"),
+    ] {
+        let requests = ask(keys, "shop", &annotations(ports, &[("base-port", base)])).unwrap();
+        assert_eq!(shown(&requests), [expected]);
+    }
+    let error = ask(keys, "shop", &annotations("a=1/udp", &[("base-port", "8000")])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "hostport.io/ports, entry 1: group \"default\" is for tcp, and udp is asked for"
+    );
+}
+
 #[test]
 fn many_groups_are_not_all_listed() {
     let group = |at: usize| format!(r#""g{at:02}": {{"ports": "1"}}"#);
