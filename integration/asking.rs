@@ -46,9 +46,13 @@ fn only_the_exact_word_enables() {
     let ports = json!({ "hostport.io/ports": "web=80" });
     for enabled in [json!("false"), json!("True"), json!("1"), json!(""), Value::Null] {
         let mut annotations = ports.clone();
-        annotations["hostport.io/enabled"] = enabled;
+        annotations["hostport.io/enabled"] = enabled.clone();
         let runtime = json!({ "io.kubernetes.cri.pod-annotations": annotations });
-        network().add_with(&node, &web, runtime).run(&node).succeeded();
+        let outcome = network().add_with(&node, &web, runtime).run(&node);
+        outcome.succeeded();
+        // Who asks and does not say so right is told at least in the log.
+        let is_told = outcome.stderr.contains("hostport.io/enabled");
+        assert_eq!(is_told, enabled != json!("false"), "{outcome:?}");
     }
     // What CRI-O and containerd send for a pod without any.
     for none in [json!({}), Value::Null] {
@@ -273,7 +277,9 @@ fn policy_is_enforced_on_the_node() {
     };
     let first = pod("first", 3, "calls");
     network().add_with(&node, &first, media(60)).run(&node).succeeded();
-    let second = pod("second", 4, "calls");
+    // Kubernetes takes a name that is longer than a label of DNS can be.
+    let name = "second".repeat(42);
+    let second = Container::on_paper("second", 4).in_pod("calls", &name, "uid-second");
     let call = network().add_with(&node, &second, media(5));
     refused(&node, &call, 102, &["maxPerNamespace", "64", "60", "5", "calls"]);
     network().add_with(&node, &second, media(4)).run(&node).succeeded();
