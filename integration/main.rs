@@ -29,6 +29,7 @@ mod readme;
 mod recovery;
 mod sandbox;
 mod sctp;
+mod see;
 mod takeover;
 mod traffic;
 mod upkeep;
@@ -53,6 +54,7 @@ fn main() {
         crash::trials(),
         readme::trials(),
         recovery::trials(),
+        see::trials(),
     ];
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for answers that must not come.

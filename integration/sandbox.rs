@@ -30,13 +30,15 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("unshare", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
+    ("setpriv", "util-linux"),
+    ("script", "bsdutils"),
 ];
 
 /// Files without which no test means anything, and what to do about them.

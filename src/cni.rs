@@ -3,6 +3,7 @@
 //! cannot be wrong, and types into bytes. No I/O.
 
 pub mod config;
+mod conflist;
 pub mod environment;
 mod error;
 pub mod json;
@@ -10,6 +11,7 @@ pub mod result;
 mod version;
 
 pub use config::{Config, ConfigError};
+pub use conflist::{Conflist, ConflistFault};
 pub use environment::{Environment, EnvironmentError, Verb};
 pub use error::ErrorReply;
 pub use json::JsonError;

@@ -9,12 +9,20 @@
 
 mod add;
 mod check;
+mod collect;
+mod compare;
 mod del;
+mod doctor;
 mod error;
+mod exclusion;
 mod gc;
+mod operate;
 mod plan;
 mod release;
+mod reset;
+mod restore;
 mod status;
+mod unlease;
 
 use std::{
     ffi::OsString,
@@ -22,8 +30,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use collect::Collection;
+pub use compare::{Comparison, Finding, Kind};
+pub use doctor::{ConflistFile, Diagnosis, State};
 pub use error::Error;
+pub use exclusion::{Exclusion, ExclusionRule};
 use log::LevelFilter;
+pub use operate::Operator;
+pub use reset::{Inhabitants, Reset};
+pub use restore::{Restoration, RestoredTable};
+pub use unlease::{Found, Target, Unleased};
 
 use crate::{
     cni::{CniVersion, Config, Environment, ErrorReply, Verb, config::Settings},
@@ -135,6 +151,7 @@ fn start_logging(config: &Config) {
 }
 
 /// The effects of one node, as the configuration names them.
+#[derive(Debug)]
 struct Node {
     store: Store,
     nat: Nat,
@@ -166,7 +183,7 @@ fn attachment(call: &Call, network: &NetworkName) -> Result<Attachment, Error> {
 
 /// What the configuration says about the network's table. The lineage of the
 /// store is to be added.
-fn options(settings: &Settings) -> Result<nat::Options, Error> {
+pub fn options(settings: &Settings) -> Result<nat::Options, Error> {
     Ok(nat::Options {
         snat: settings.snat,
         masq_all: settings.masq_all,
@@ -183,12 +200,9 @@ fn requests(call: &Call, config: &Config, settings: &Settings) -> Result<Vec<Req
 }
 
 /// Flows that could not be forgotten are worth a line, and no reason to fail.
-fn log_forgotten(owner: &Attachment, flows: Result<usize, HostError>) {
+fn log_forgotten(flows: Result<usize, HostError>) {
     match flows {
-        Ok(flows) => log::debug!("{flows} UDP flows are forgotten for {owner}"),
-        Err(error) => {
-            let error = Error::from(error).with_causes();
-            log::warn!("cannot forget UDP flows for {owner}: {error}");
-        }
+        Ok(flows) => log::debug!("{flows} UDP flows are forgotten"),
+        Err(error) => log::warn!("{}", Error::from(error).with_causes()),
     }
 }

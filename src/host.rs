@@ -1,18 +1,29 @@
-//! The host around the ports: who listens, which link leads where, what the
-//! kernel has been set to, and the flows that it remembers.
+//! The host around the ports: who listens, which process that is, which link leads
+//! where, what the kernel has been set to, and the flows that it remembers.
 //!
 //! Effects in the network namespace of the process, which is the node's. Each is
 //! one question or one small change; what it means is decided in `command`.
 
 mod conntrack;
+mod disk;
 mod listener;
+mod namespace;
+mod process;
 mod route;
+mod socket;
 mod sysctl;
 
 pub use conntrack::{forget_others, forget_own};
+pub use disk::{free_space, is_in_memory};
 pub use listener::{is_in_use, is_listening};
+pub use namespace::{Namespaces, Presence, sandbox};
+pub use process::{Process, is_root, lock_holders, processes, processes_named};
 pub use route::link_to;
-pub use sysctl::{boot_id, enable_route_localnet, ephemeral_ports, local_reserved_ports};
+pub use socket::{Socket, sockets};
+pub use sysctl::{
+    boot_id, enable_route_localnet, ephemeral_ports, forget_route_localnet, has_route_localnet,
+    legacy_tables, links_with_route_localnet, local_reserved_ports, setting,
+};
 
 use std::{io, net::IpAddr, path::PathBuf};
 

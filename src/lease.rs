@@ -12,6 +12,7 @@ mod name;
 mod port;
 mod port_map;
 mod protocol;
+mod sandbox;
 
 pub use address::{ContainerAddresses, HostAddress, ParseHostAddressError};
 pub use attachment::{Attachment, Pod};
@@ -25,6 +26,7 @@ pub use name::{
 pub use port::{HostPort, ParsePortError, Port, PortSet};
 pub use port_map::PortMap;
 pub use protocol::{Protocol, Protocols};
+pub use sandbox::Sandbox;
 
 use std::time::Duration;
 
@@ -103,6 +105,10 @@ pub struct Forwarding {
     /// The host's link towards the container, where there is a route to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<InterfaceName>,
+    /// The container's network namespace; none where it could not be looked up, or
+    /// in what an earlier version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<Sandbox>,
     /// When the leases were taken, in seconds since the Unix epoch.
     pub since: u64,
     /// The leases, in the order in which they were asked for. Never empty.

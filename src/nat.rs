@@ -5,6 +5,7 @@
 //! transaction of `nft`. Neither reads nor touches a table that is not ours.
 
 mod apply;
+mod audit;
 pub mod condition;
 mod element;
 mod kernel;
@@ -12,6 +13,7 @@ mod program;
 pub mod ruleset;
 
 pub use apply::{Difference, Nat, NatError, Rules};
+pub use audit::Chain;
 pub use condition::{Condition, ParseConditionError};
 pub use element::{Element, elements, elements_held_only_by};
-pub use ruleset::{Options, Table};
+pub use ruleset::{Options, Table, network_of};

@@ -13,6 +13,7 @@
 //! A pod may have mounted its folder writable: nothing in it is read, no link in
 //! it is followed, and whatever stands in the way is replaced.
 
+mod audit;
 mod env;
 
 use std::{
@@ -22,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use audit::{Fault, compare, folders};
 use serde::Serialize;
 
 use crate::lease::{Attachment, ClaimName, Forwarding, GroupName, Lease, PortName};
@@ -35,8 +37,11 @@ pub struct PublishError {
     source: io::Error,
 }
 
-const JSON: &str = "ports.json";
+/// The file for programs.
+pub const JSON: &str = "ports.json";
 const ENV: &str = "ports.env";
+const PODS: &str = "pods";
+const CONTAINERS: &str = "containers";
 /// What a file is written to before it takes its place.
 const NEW: &str = "ports.new";
 
@@ -85,6 +90,14 @@ impl<'a> From<&'a Lease> for Entry<'a> {
 pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
     let folder = folder(run_dir, forwarding);
     create_folder(run_dir, &folder)?;
+    for (name, text) in render(forwarding) {
+        replace(&folder.join(name), &text)?;
+    }
+    Ok(())
+}
+
+/// The files of a container, by their names, in the order in which they are written.
+fn render(forwarding: &Forwarding) -> [(&'static str, String); 2] {
     let pod = forwarding.pod.as_ref();
     let document = Document {
         attachment: &forwarding.attachment,
@@ -95,13 +108,17 @@ pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishErr
     };
     let mut json = serde_json::to_string_pretty(&document).expect("texts can be written as JSON");
     json.push('\n');
-    replace(&folder.join(ENV), &env::render(&forwarding.leases))?;
-    replace(&folder.join(JSON), &json)
+    [(ENV, env::render(&forwarding.leases)), (JSON, json)]
 }
 
 /// Removes the files of a container, and its folders if nothing else is in them.
 pub fn withdraw(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
-    let folder = folder(run_dir, forwarding);
+    clear(run_dir, &folder(run_dir, forwarding))
+}
+
+/// Removes our files from a folder below `run_dir`, and it, and those above it, if
+/// nothing else is in them.
+pub fn clear(run_dir: &Path, folder: &Path) -> Result<(), PublishError> {
     // A call that was killed as it published may have left the last one.
     for name in [JSON, ENV, NEW] {
         let path = folder.join(name);
@@ -116,10 +133,13 @@ pub fn withdraw(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishEr
     Ok(())
 }
 
-fn folder(run_dir: &Path, forwarding: &Forwarding) -> PathBuf {
+/// Where the files of a container are, or of its pod, which may have several
+/// attachments.
+#[must_use]
+pub fn folder(run_dir: &Path, forwarding: &Forwarding) -> PathBuf {
     match &forwarding.pod {
-        Some(pod) => run_dir.join("pods").join(pod.namespace.as_str()).join(pod.name.as_str()),
-        None => run_dir.join("containers").join(forwarding.attachment.container.as_str()),
+        Some(pod) => run_dir.join(PODS).join(pod.namespace.as_str()).join(pod.name.as_str()),
+        None => run_dir.join(CONTAINERS).join(forwarding.attachment.container.as_str()),
     }
 }
 
@@ -209,6 +229,7 @@ mod tests {
             }),
             container: ContainerAddresses::default(),
             link: None,
+            sandbox: None,
             since: 0,
             leases: vec![
                 Lease {

@@ -11,6 +11,7 @@
 //! <dir>/generation.42/            sled's files, and `seal`; never written again
 //! <dir>/generation.41/            the one before, kept to fall back on
 //! <dir>/damaged.39/               set aside by a writer that fell back
+//! <dir>/removed-<time>/           all of that, set aside by the operator
 //! <dir>/writing.<pid>.<n>/        what a writer wrote, before it is a generation
 //! <work>/writing.<pid>.<n>/       a writer's copy, flocked while it is in use
 //! <work>/reading.<pid>.<n>/       a reader's copy, likewise
@@ -34,12 +35,14 @@
 //! of leases and not for millions. The file system must have flock and symbolic
 //! links. The kernel and the published files are none of the store's business.
 
+mod aside;
 mod claim;
 mod copy;
 mod database;
 mod draft;
 mod error;
 mod generation;
+mod inventory;
 mod ledger;
 mod lock;
 mod port_index;
@@ -64,6 +67,8 @@ use std::{
 
 pub use draft::{Draft, Moment};
 pub use error::StoreError;
+pub use generation::CURRENT;
+pub use inventory::{Generation, Inventory};
 pub use lock::Lock;
 pub use reader::Reader;
 pub use view::View;
@@ -105,7 +110,7 @@ impl Store {
     /// Whether anything was ever committed here. DEL on a node that never held
     /// anything asks this first, and then creates nothing.
     pub fn exists(&self) -> Result<bool, StoreError> {
-        for link in [generation::CURRENT, generation::DURABLE] {
+        for link in [CURRENT, generation::DURABLE] {
             let path = self.dir.join(link);
             match fs::symlink_metadata(&path) {
                 Ok(_) => return Ok(true),

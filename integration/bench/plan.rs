@@ -77,6 +77,7 @@ fn plans(leased: usize, samples: u32) -> Vec<String> {
             pod: None,
             container: ContainerAddresses::default(),
             link: None,
+            sandbox: None,
             since: 0,
             leases: taken.collect(),
         };

@@ -145,6 +145,7 @@ impl Node {
             pod: None,
             container: ContainerAddresses::default(),
             link: None,
+            sandbox: None,
             since: 0,
             leases: plan.leases.clone(),
         };

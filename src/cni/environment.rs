@@ -117,6 +117,12 @@ impl Environment {
         Ok(())
     }
 
+    /// `CNI_NETNS`, the path of the container's network namespace; empty: not set.
+    #[must_use]
+    pub fn netns(&self) -> &str {
+        &self.netns
+    }
+
     /// The pod of `K8S_POD_NAMESPACE`, `K8S_POD_NAME` and `K8S_POD_UID` in
     /// `CNI_ARGS`. None without Kubernetes: variables that are not set, or names
     /// that no pod can have (podman passes the container's name there).

@@ -16,7 +16,8 @@ use std::{
 use super::{
     Call, Error, Node, attachment, log_forgotten, options,
     plan::{self, Pools, Wanted},
-    release, requests,
+    release::{self, Context},
+    requests,
 };
 use crate::{
     cni::{Config, config::Settings},
@@ -70,13 +71,14 @@ fn release_without_ports(
         read => read?,
     };
     let has_work = leases.forwarding(attachment)?.is_some();
-    if !has_work && release::ill_table(config, node, &leases)?.is_none() {
+    let context = Context::of(call, config);
+    if !has_work && release::ill_tables(context, node, &leases)?.is_empty() {
         return Ok(());
     }
     let mut lock = node.store.lock(lock_timeout)?;
     let draft = lock.begin()?;
     let held = draft.forwarding(attachment)?;
-    release::release(call, config, node, draft, held.as_slice())
+    release::release(context, node, draft, held.as_slice())
 }
 
 fn refuse_unreachable(
@@ -131,6 +133,7 @@ fn take(
         pod: wanted.pod.clone(),
         container: wanted.container,
         link: wanted.link.clone(),
+        sandbox: host::sandbox(call.environment.netns()),
         since: call.moment().unix,
         leases: plan.leases,
     };
@@ -284,12 +287,10 @@ fn carry_out(
         host::enable_route_localnet(link)?;
     }
     // As DEL does: nothing will ask for these ports again.
-    for gone in &change.given_up {
-        log_forgotten(&gone.attachment, host::forget_own(gone));
-    }
+    log_forgotten(host::forget_own(&change.given_up));
     // Without this, a client that sent before the port was forwarded would not
     // reach the container until it paused; with an error, the same.
-    log_forgotten(&forwarding.attachment, host::forget_others(forwarding));
+    log_forgotten(host::forget_others([forwarding]));
     publish::publish(&node.run_dir, forwarding)?;
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! DEL: give everything back. Needs nothing but the attachment, and succeeds
 //! when there is nothing to do.
 
-use super::{Call, Error, Node, attachment, release};
+use super::{
+    Call, Error, Node, attachment,
+    release::{self, Context},
+};
 use crate::{
     cni::{Config, config},
     lease::{Attachment, Forwarding},
@@ -40,7 +43,7 @@ fn give_back(
     let mut lock = node.store.lock(timeout)?;
     let draft = lock.begin()?;
     let held = held(&draft, attachment)?;
-    release::release(call, config, node, draft, &held)
+    release::release(Context::of(call, config), node, draft, &held)
 }
 
 /// What the attachment holds. When that is nothing, what the container holds on

@@ -127,7 +127,8 @@ impl Error {
     }
 
     /// The error and what caused it, on one line.
-    pub(super) fn with_causes(&self) -> String {
+    #[must_use]
+    pub fn with_causes(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
@@ -135,6 +136,12 @@ impl Error {
             cause = error.source();
         }
         text
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.code().1
     }
 
     /// The code (CNI SPEC, section 5, "Error"; ours from 100) and what to do.
@@ -172,9 +179,10 @@ impl Error {
             Self::Unreachable { .. } => {
                 (7, "ask for a host IP of a family that the network gives to containers")
             }
-            Self::Store(StoreError::Locked { .. }) => {
-                (11, "another call of the plugin is still at work; the runtime tries again")
-            }
+            Self::Store(StoreError::Locked { .. }) => (
+                11,
+                "another call is still at work (portclaimctl doctor names it); the runtime tries again",
+            ),
             Self::ClaimHeld { .. } => (
                 11,
                 "the runtime tries again until the holder is gone; pods that run side by side need claims of their own",
@@ -182,21 +190,24 @@ impl Error {
             Self::Unavailable(_) => (50, "mend what is named; ADD is refused until then"),
             Self::Held { .. }
             | Self::Store(StoreError::Conflict { .. } | StoreError::Claimed { .. }) => {
-                (100, "use another host port, or remove the holder (portclaimctl list)")
+                (100, "use another host port, or remove the holder (portclaimctl list names all)")
             }
             Self::Reserved { .. } => (
                 100,
-                "use another host port, or wait until the claim expires (claimTTL of its group)",
+                "use another host port, or give the claim up (portclaimctl release claim:NAMESPACE/CLAIM)",
             ),
             Self::Exhausted(_) => (
                 101,
-                "remove pods that hold its ports, or have the node's operator change groups or exclude",
+                "remove pods that hold its ports (portclaimctl list names them, portclaimctl gc forgets those that are gone), or have the node's operator change groups or exclude",
             ),
             Self::Listening(_) => (
                 103,
                 "use another port, stop the process (ss -lntup), or set hostListeners to \"shadow\"",
             ),
-            Self::Nat(_) => (104, "check that nft is installed and that the kernel has nf_tables"),
+            Self::Nat(_) => (
+                104,
+                "ask portclaimctl doctor: nft must be installed and the kernel have nf_tables",
+            ),
             Self::Store(
                 StoreError::Damaged { .. }
                 | StoreError::Seal { .. }
@@ -205,14 +216,14 @@ impl Error {
                 | StoreError::Boot { .. },
             ) => (
                 105,
-                "move the data directory away and restart the pods that have host ports; keep it for a bug report",
+                "portclaimctl reset sets the database aside; then restart the pods that have host ports, and keep it for a bug report",
             ),
             Self::Store(StoreError::Schema { .. }) => {
                 (105, "install the newer version of portclaim again")
             }
             Self::Different { .. } => (
                 106,
-                "the next ADD on this network puts a flushed table back; else delete and add the container",
+                "portclaimctl check names every difference and portclaimctl restore puts it right; where the container itself has changed, delete and add it",
             ),
             Self::Several(errors) => errors.first().map_or((5, ""), Self::code),
         }

@@ -3,7 +3,10 @@
 //! An ADD between the runtime's listing and this call would be undone; the
 //! specification has the runtime run GC apart from ADD and DEL.
 
-use super::{Call, Error, Node, release};
+use super::{
+    Call, Error, Node,
+    release::{self, Context},
+};
 use crate::cni::Config;
 
 pub(super) fn gc(call: &Call, config: &Config, node: &mut Node) -> Result<(), Error> {
@@ -21,5 +24,5 @@ pub(super) fn gc(call: &Call, config: &Config, node: &mut Node) -> Result<(), Er
     for forwarding in &stale {
         log::info!("{} is no longer valid", forwarding.attachment);
     }
-    release::release(call, config, node, draft, &stale)
+    release::release(Context::of(call, config), node, draft, &stale)
 }

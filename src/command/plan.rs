@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Call, Error};
+use super::{Call, Error, Exclusion};
 use crate::{
     allocator::{self, Plan, PlanError, Pool, Situation},
     cni::config::{HostListeners, Settings},
     host,
     lease::{
         Attachment, Claim, ContainerAddresses, Forwarding, GroupName, InterfaceName, Lease,
-        Namespace, Pod, PortSet, Strategy,
+        Namespace, Pod, Strategy,
     },
     request::{self, Choice, Request, RequestError},
     store::{StoreError, View},
@@ -37,7 +37,7 @@ impl Pools {
         if used.is_empty() {
             return Ok(Self(BTreeMap::new()));
         }
-        let exclude = excluded(settings)?;
+        let exclude = Exclusion::read(settings)?.ports();
         let pool = |name: &&GroupName| {
             let group = &settings.groups[*name];
             let ports = group.ports.without(&exclude);
@@ -71,17 +71,6 @@ impl Pools {
         }
         Ok(())
     }
-}
-
-/// The ports that are never given out dynamically.
-fn excluded(settings: &Settings) -> Result<PortSet, Error> {
-    /// Kubernetes' default `--service-node-port-range`.
-    const NODE_PORTS: &str = "30000-32767";
-    if let Some(exclude) = &settings.exclude {
-        return Ok(exclude.clone());
-    }
-    let node_ports = NODE_PORTS.parse().expect("the range is a set of ports");
-    Ok(host::local_reserved_ports()?.union(&node_ports))
 }
 
 /// Plans until the host uses no port of the plan itself. Each round finds at least

@@ -8,83 +8,162 @@ use super::{Call, Error, Node, log_forgotten, options};
 use crate::{
     cni::Config,
     host,
-    lease::{Forwarding, NetworkName},
+    lease::{Claim, Forwarding, HostPort, NetworkName},
     nat::{self, Element, Rules, Table, elements_held_only_by},
     publish::{self, PublishError},
-    store::{Draft, StoreError, View},
+    store::{Draft, Moment, StoreError, View},
 };
+
+/// What a call knows of its node beside the store.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    /// The networks' configurations, as far as they are known.
+    pub(super) configs: &'a [Config],
+    pub(super) moment: Moment,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn of(call: &Call, config: &'a Config) -> Self {
+        Self { configs: std::slice::from_ref(config), moment: call.moment() }
+    }
+}
+
+/// What an attachment gives back: all that it holds, or some of it.
+pub(super) struct Leaving<'f> {
+    held: &'f Forwarding,
+    /// What it goes on to hold.
+    kept: Option<Forwarding>,
+}
+
+impl<'f> Leaving<'f> {
+    pub(super) fn all_of(held: &'f Forwarding) -> Self {
+        Self { held, kept: None }
+    }
+
+    /// Only the leases on these ports.
+    pub(super) fn some_of(held: &'f Forwarding, ports: &BTreeSet<HostPort>) -> Self {
+        let mut kept = held.clone();
+        kept.leases.retain(|lease| !ports.contains(&lease.host));
+        Self { held, kept: Some(kept).filter(|kept| !kept.leases.is_empty()) }
+    }
+
+    /// The part that goes.
+    fn gone(&self) -> Forwarding {
+        let mut gone = self.held.clone();
+        if let Some(kept) = &self.kept {
+            gone.leases.retain(|lease| !kept.leases.contains(lease));
+        }
+        gone
+    }
+}
+
+/// What came of giving back.
+#[derive(Default)]
+pub(super) struct GivenBack {
+    pub(super) released: Vec<Forwarding>,
+    pub(super) errors: Vec<Error>,
+    /// Files that could not be made what they should be: no reason to fail.
+    pub(super) unpublished: Vec<Error>,
+}
 
 /// Releases all of these, goes on after an error and reports every one. What
 /// cannot be taken out of the kernel stays in the store, for the next try.
 pub(super) fn release(
-    call: &Call,
-    config: &Config,
+    context: Context<'_>,
     node: &mut Node,
-    mut draft: Draft<'_>,
+    draft: Draft<'_>,
     held: &[Forwarding],
 ) -> Result<(), Error> {
-    if held.is_empty() {
+    let leaving: Vec<_> = held.iter().map(Leaving::all_of).collect();
+    let given = give_back(context, node, draft, &leaving)?;
+    for error in given.unpublished {
+        log::warn!("{}", error.with_causes());
+    }
+    Error::all(given.errors)
+}
+
+/// The same, and says of each what came of it.
+pub(super) fn give_back(
+    context: Context<'_>,
+    node: &mut Node,
+    mut draft: Draft<'_>,
+    leaving: &[Leaving<'_>],
+) -> Result<GivenBack, Error> {
+    let mut given = GivenBack::default();
+    if leaving.is_empty() {
         // What the table was given, CHECK must find in the store.
-        if heal(config, node, &draft)
+        if heal(context, node, &draft)
             && draft.begins_lineage()
             && let Err(error) = draft.commit()
         {
             log::warn!("{}", Error::from(error).with_causes());
         }
-        return Ok(());
+        return Ok(given);
     }
-    let networks: BTreeSet<&NetworkName> = held.iter().map(|f| &f.attachment.network).collect();
-    let mut errors = Vec::new();
-    let mut released = Vec::with_capacity(held.len());
+    let networks: BTreeSet<&NetworkName> =
+        leaving.iter().map(|leaving| &leaving.held.attachment.network).collect();
+    let mut released = Vec::with_capacity(leaving.len());
     for network in networks {
-        let held: Vec<_> = held.iter().filter(|f| f.attachment.network == *network).collect();
+        let of_network = leaving.iter().filter(|l| l.held.attachment.network == *network);
+        let leaving: Vec<_> = of_network.collect();
         // All in one transaction; if that fails, one by one, so that what
         // stands in the way of one does not keep the others.
-        match forget(call, config, node, &mut draft, &held) {
-            Ok(()) => released.extend(held),
+        match forget(context, node, &mut draft, &leaving) {
+            Ok(()) => released.extend(leaving),
             Err(error @ Error::Store(_)) => return Err(error),
-            Err(error) if held.len() == 1 => errors.push(error),
+            Err(error) if leaving.len() == 1 => given.errors.push(error),
             Err(_) => {
-                for forwarding in held {
-                    match forget(call, config, node, &mut draft, &[forwarding]) {
-                        Ok(()) => released.push(forwarding),
+                for leaving in leaving {
+                    match forget(context, node, &mut draft, &[leaving]) {
+                        Ok(()) => released.push(leaving),
                         Err(error @ Error::Store(_)) => return Err(error),
-                        Err(error) => errors.push(error),
+                        Err(error) => given.errors.push(error),
                     }
                 }
             }
         }
     }
-    for forwarding in &released {
-        log_forgotten(&forwarding.attachment, host::forget_own(forwarding));
+    given.released = released.iter().map(|leaving| leaving.gone()).collect();
+    log_forgotten(host::forget_own(&given.released));
+    for forwarding in &given.released {
         if let Err(error) = project(node, &draft, forwarding)? {
-            log::warn!("{}", Error::from(error).with_causes());
+            given.unpublished.push(error.into());
         }
     }
     if !released.is_empty() {
         draft.commit()?;
     }
-    Error::all(errors)
+    Ok(given)
 }
 
-/// Takes forwardings of one network out of the draft and out of the kernel, or,
-/// when the kernel does not let them go, out of neither.
+/// Takes what leaves one network out of the draft and out of the kernel, or,
+/// when the kernel does not let it go, out of neither.
 fn forget(
-    call: &Call,
-    config: &Config,
+    context: Context<'_>,
     node: &mut Node,
     draft: &mut Draft<'_>,
-    held: &[&Forwarding],
+    leaving: &[&Leaving<'_>],
 ) -> Result<(), Error> {
-    let Some(first) = held.first() else { return Ok(()) };
+    let Some(first) = leaving.first() else { return Ok(()) };
     let mut claims = Vec::new();
-    for forwarding in held {
-        claims.extend(draft.claims_held_by(&forwarding.attachment)?);
-        draft.remove(&forwarding.attachment, call.moment())?;
+    for Leaving { held, kept } in leaving {
+        let used = draft.claims_held_by(&held.attachment)?;
+        draft.remove(&held.attachment, context.moment)?;
+        if let Some(kept) = kept {
+            draft.insert(kept)?;
+            let is_kept = |claim: &&Claim| {
+                let mut keys = kept.leases.iter().map(|l| l.claim_key(kept.namespace()));
+                keys.any(|key| key.as_ref() == Some(&claim.key))
+            };
+            for claim in used.iter().filter(is_kept) {
+                draft.reserve(claim)?;
+            }
+        }
+        claims.extend(used);
     }
-    let gone = unshared_of(draft, held.iter().copied())?;
-    let network = &first.attachment.network;
-    let changed = if let Some(table) = known_table(config, network, draft) {
+    let gone = unshared_of(draft, leaving.iter().map(|leaving| leaving.held))?;
+    let network = &first.held.attachment.network;
+    let changed = if let Some(table) = known_table(context, network, draft) {
         match node.nat.is_intact(&table) {
             Ok(true) => node.nat.change(&table, &gone, &[]),
             Ok(false) => node.nat.rebuild(&table, &draft.of_network(network)?),
@@ -96,8 +175,8 @@ fn forget(
         node.nat.change(&table, &gone, &[])
     };
     if let Err(error) = changed {
-        for forwarding in held {
-            draft.insert(forwarding)?;
+        for leaving in leaving {
+            draft.insert(leaving.held)?;
         }
         for claim in &claims {
             draft.reserve(claim)?;
@@ -107,46 +186,51 @@ fn forget(
     Ok(())
 }
 
-/// The network's table, where the configuration is of that network and can be
+/// The network's table, where a configuration is of that network and can be
 /// read: DEL goes on where it cannot.
-fn known_table(config: &Config, network: &NetworkName, leases: &View) -> Option<Table> {
-    if config.network != *network {
-        return None;
-    }
+fn known_table(context: Context<'_>, network: &NetworkName, leases: &View) -> Option<Table> {
+    let config = context.configs.iter().find(|config| config.network == *network)?;
     let mut options = options(&config.settings().ok()?).ok()?;
     options.lineage = leases.lineage();
     Some(Table::new(network, &options))
 }
 
-/// The network's table, if it is not as it should be: somebody has flushed it, or
-/// all rulesets, or it was made for leases that are lost. A network without
+/// The tables of these networks that are not as they should be: somebody has flushed
+/// one, or all rulesets, or it was made for leases that are lost. A network without
 /// leases needs no table. What the kernel does not tell is not ill.
-pub(super) fn ill_table(
-    config: &Config,
+pub(super) fn ill_tables<'a>(
+    context: Context<'a>,
     node: &mut Node,
     leases: &View,
-) -> Result<Option<Table>, StoreError> {
-    let Some(table) = known_table(config, &config.network, leases) else { return Ok(None) };
-    let is_ill = match node.nat.rules(&table) {
-        Ok(Rules::None) => !leases.network_is_empty(&config.network)?,
-        Ok(Rules::Other) => true,
-        Ok(Rules::Intact) | Err(_) => false,
-    };
-    Ok(Some(table).filter(|_| is_ill))
+) -> Result<Vec<(Table, &'a NetworkName)>, StoreError> {
+    let mut ill = Vec::new();
+    for network in context.configs.iter().map(|config| &config.network) {
+        let Some(table) = known_table(context, network, leases) else { continue };
+        let is_ill = match node.nat.rules(&table) {
+            Ok(Rules::None) => !leases.network_is_empty(network)?,
+            Ok(Rules::Other) => true,
+            Ok(Rules::Intact) | Err(_) => false,
+        };
+        if is_ill {
+            ill.push((table, network));
+        }
+    }
+    Ok(ill)
 }
 
-/// Makes the network's table anew if it is ill, and tells whether it did.
+/// Makes the networks' tables anew that are ill, and tells whether there were any.
 /// Whoever calls has something else to do, so that an error is logged.
-fn heal(config: &Config, node: &mut Node, leases: &View) -> bool {
+fn heal(context: Context<'_>, node: &mut Node, leases: &View) -> bool {
     let mut rebuild = || {
-        let Some(table) = ill_table(config, node, leases)? else { return Ok(false) };
-        log::info!("making table {} anew", table.name());
-        node.nat.rebuild(&table, &leases.of_network(&config.network)?)?;
-        Ok::<_, Error>(true)
+        let ill = ill_tables(context, node, leases)?;
+        for (table, network) in &ill {
+            log::info!("making table {} anew", table.name());
+            node.nat.rebuild(table, &leases.of_network(network)?)?;
+        }
+        Ok::<_, Error>(!ill.is_empty())
     };
     rebuild().unwrap_or_else(|error| {
-        let (network, error) = (&config.network, error.with_causes());
-        log::warn!("cannot put the rules of network {network} back: {error}");
+        log::warn!("cannot put rules back: {}", error.with_causes());
         false
     })
 }
@@ -163,10 +247,17 @@ pub(super) fn project(
         None => leases.of_container(&gone.attachment.container)?,
     };
     others.retain(|other| other.pod.is_some() == gone.pod.is_some());
-    Ok(match others.iter().max_by_key(|other| other.since) {
+    Ok(match latest(&others) {
         Some(latest) => publish::publish(&node.run_dir, latest),
         None => publish::withdraw(&node.run_dir, gone),
     })
+}
+
+/// The one whose files are published, of those that share a folder.
+pub(super) fn latest<'f>(
+    sharing: impl IntoIterator<Item = &'f Forwarding>,
+) -> Option<&'f Forwarding> {
+    sharing.into_iter().max_by_key(|forwarding| forwarding.since)
 }
 
 /// The elements of a forwarding that nobody else in its network needs. `leases`

@@ -58,13 +58,15 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 const FILTERED_PORTS: usize = 8;
 
 /// On ADD: forgets the flows to these host ports that lead anywhere else than to
-/// this container, so that their next packet does. Only what is addressed to the
+/// their containers, so that their next packet does. Only what is addressed to the
 /// host itself: a flow that passes through the node to the same port number of
 /// another host goes on. Returns how many were forgotten.
-pub fn forget_others(forwarding: &Forwarding) -> Result<usize, HostError> {
+pub fn forget_others<'a>(
+    forwardings: impl IntoIterator<Item = &'a Forwarding>,
+) -> Result<usize, HostError> {
     let mut locals = HashMap::new();
     let mut routes = None;
-    forget(forwarding, |flow, lease, container| {
+    forget(forwardings, |flow, lease, container| {
         if flow.leads_to(container, lease) {
             return Ok(false);
         }
@@ -85,29 +87,41 @@ pub fn forget_others(forwarding: &Forwarding) -> Result<usize, HostError> {
     })
 }
 
-/// On DEL: forgets the flows to these host ports that lead to this container.
+/// On DEL: forgets the flows to these host ports that lead to their containers.
 /// Returns how many were forgotten.
-pub fn forget_own(forwarding: &Forwarding) -> Result<usize, HostError> {
-    forget(forwarding, |flow, lease, container| Ok(flow.leads_to(container, lease)))
+pub fn forget_own<'a>(
+    forwardings: impl IntoIterator<Item = &'a Forwarding>,
+) -> Result<usize, HostError> {
+    forget(forwardings, |flow, lease, container| Ok(flow.leads_to(container, lease)))
 }
 
+/// A lease, and where it leads.
+type Target<'a> = (&'a Lease, IpAddr);
+
 /// Goes on after an error, and returns the first.
-fn forget(
-    forwarding: &Forwarding,
+fn forget<'a>(
+    forwardings: impl IntoIterator<Item = &'a Forwarding>,
     mut is_stale: impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
 ) -> Result<usize, HostError> {
+    let targets = forwardings.into_iter().flat_map(|forwarding| {
+        forwarding.container.iter().flat_map(|container| {
+            let leases = forwarding.leases.iter();
+            let forwarded = leases.filter(move |lease| is_forwarded(&lease.host, container));
+            forwarded.map(move |lease| (lease, container))
+        })
+    });
+    let (v4, v6): (Vec<Target<'_>>, Vec<_>) =
+        targets.partition(|(_, container)| container.is_ipv4());
     let mut forgotten = 0;
     let mut first_error = None;
-    for container in forwarding.container.iter() {
-        let leases: Vec<_> =
-            forwarding.leases.iter().filter(|lease| is_forwarded(&lease.host, container)).collect();
-        let batch_length = if leases.len() > FILTERED_PORTS { leases.len() } else { 1 };
-        for batch in leases.chunks(batch_length) {
-            match forget_batch(batch, container, &mut is_stale) {
+    for targets in [v4, v6] {
+        let batch_length = if targets.len() > FILTERED_PORTS { targets.len() } else { 1 };
+        for batch in targets.chunks(batch_length) {
+            match forget_batch(batch, &mut is_stale) {
                 Ok(count) => forgotten += count,
                 Err(source) => {
-                    let port = batch[0].host;
-                    first_error.get_or_insert(HostError::Conntrack { port, source });
+                    let (lease, _) = batch[0];
+                    first_error.get_or_insert(HostError::Conntrack { port: lease.host, source });
                 }
             }
         }
@@ -115,24 +129,27 @@ fn forget(
     first_error.map_or(Ok(forgotten), Err)
 }
 
+/// All of these lead to addresses of one family.
 fn forget_batch(
-    leases: &[&Lease],
-    container: IpAddr,
+    targets: &[Target<'_>],
     is_stale: &mut impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
 ) -> io::Result<usize> {
+    let Some((first, container)) = targets.first() else { return Ok(0) };
+    let mut by_port: HashMap<u16, Vec<Target<'_>>> = HashMap::new();
+    for target in targets {
+        by_port.entry(target.0.host.port.number()).or_default().push(*target);
+    }
     let mut socket = Socket::netfilter()?;
-    let family = netlink::family(container);
-    let request = match leases {
-        [lease] => request(family, Some(lease.host.port.number())),
-        _ => request(family, None),
-    };
+    let family = netlink::family(*container);
+    let request = request(family, (targets.len() == 1).then(|| first.host.port.number()));
     let flows = socket.dump(&request, |message| {
         let flow = Flow::read(message)?;
-        let lease = *leases.iter().find(|lease| flow.is_to(&lease.host))?;
-        Some((flow, lease))
+        let mut targets = by_port.get(&flow.destination_port)?.iter();
+        let target = *targets.find(|(lease, _)| flow.is_to(&lease.host))?;
+        Some((flow, target))
     })?;
     let mut forgotten = 0;
-    for (flow, lease) in flows {
+    for (flow, (lease, container)) in flows {
         if is_stale(&flow, lease, container)? {
             match socket.call(&flow.deletion(family), |_| ()) {
                 Ok(()) => forgotten += 1,
@@ -323,13 +340,13 @@ mod tests {
         private(|| {
             fill();
             let before = clients();
-            assert_eq!(forget_others(&forwarding(&[("192.0.2.1", 5353)])).unwrap(), 3);
+            assert_eq!(forget_others([&forwarding(&[("192.0.2.1", 5353)])]).unwrap(), 3);
             assert_eq!(gone(&before), ["198.51.100.2", "198.51.100.3", "198.51.100.7"]);
-            assert_eq!(forget_others(&forwarding(&[("", 5353)])).unwrap(), 2);
+            assert_eq!(forget_others([&forwarding(&[("", 5353)])]).unwrap(), 2);
             let others =
                 ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.7", "2001:db8::c2"];
             assert_eq!(gone(&before), others);
-            assert_eq!(forget_others(&forwarding(&[("", 5353)])).unwrap(), 0);
+            assert_eq!(forget_others([&forwarding(&[("", 5353)])]).unwrap(), 0);
         });
     }
 
@@ -338,10 +355,10 @@ mod tests {
         private(|| {
             fill();
             let before = clients();
-            assert_eq!(forget_own(&forwarding(&[("0.0.0.0", 5353)])).unwrap(), 1);
+            assert_eq!(forget_own([&forwarding(&[("0.0.0.0", 5353)])]).unwrap(), 1);
             assert_eq!(gone(&before), ["198.51.100.1"]);
-            assert_eq!(forget_own(&forwarding(&[("192.0.2.2", 5354)])).unwrap(), 0);
-            assert_eq!(forget_own(&forwarding(&[("", 5353), ("192.0.2.1", 5354)])).unwrap(), 2);
+            assert_eq!(forget_own([&forwarding(&[("192.0.2.2", 5354)])]).unwrap(), 0);
+            assert_eq!(forget_own([&forwarding(&[("", 5353), ("192.0.2.1", 5354)])]).unwrap(), 2);
             assert_eq!(gone(&before), ["198.51.100.1", "198.51.100.6", "2001:db8::c1"]);
         });
     }
@@ -353,7 +370,7 @@ mod tests {
             let before = clients();
             let mut leases = vec![("", 5353)];
             leases.extend((6000..6020).map(|port| ("", port)));
-            assert_eq!(forget_own(&forwarding(&leases)).unwrap(), 2);
+            assert_eq!(forget_own([&forwarding(&leases)]).unwrap(), 2);
             assert_eq!(gone(&before), ["198.51.100.1", "2001:db8::c1"]);
         });
     }
@@ -376,7 +393,7 @@ mod tests {
                 "conntrack -I -w 7 -p udp -t 600 -s 198.51.100.1 -d 192.0.2.1 --sport 4000 --dport 5353 \
                  -r 10.1.0.4 -q 198.51.100.1 --reply-port-src 53 --reply-port-dst 4000",
             );
-            assert_eq!(forget_own(&forwarding(&[("", 5353)])).unwrap(), 1);
+            assert_eq!(forget_own([&forwarding(&[("", 5353)])]).unwrap(), 1);
             assert!(run("conntrack -L").contains("zone=7"));
             assert_eq!(clients().len(), 1);
         });

@@ -23,7 +23,7 @@ use super::{
     element::{Element, elements},
     kernel::{self, Held},
     program,
-    ruleset::Table,
+    ruleset::{self, Table},
 };
 use crate::{lease::Forwarding, netlink::Socket};
 
@@ -102,6 +102,53 @@ pub enum Difference {
         /// What its key leads to.
         found: String,
     },
+    /// An element of a lease is said to be somebody else's.
+    Named {
+        /// The table.
+        table: String,
+        /// The element that should be there.
+        element: Element,
+        /// Whose it is said to be.
+        found: Option<String>,
+    },
+    /// An element is there, and nothing needs it.
+    Foreign {
+        /// The table.
+        table: String,
+        /// The map or set.
+        set: &'static str,
+        /// Its key, to be read.
+        element: String,
+        /// What it leads to, in a map.
+        found: Option<String>,
+        /// Whose it is said to be.
+        owner: Option<String>,
+    },
+}
+
+impl Difference {
+    /// The element that should be there.
+    #[must_use]
+    pub fn element(&self) -> Option<&Element> {
+        match self {
+            Self::Missing { element, .. }
+            | Self::Elsewhere { element, .. }
+            | Self::Named { element, .. } => Some(element),
+            Self::Rules { .. } | Self::Foreign { .. } => None,
+        }
+    }
+
+    /// The name of the table.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        match self {
+            Self::Rules { table }
+            | Self::Missing { table, .. }
+            | Self::Elsewhere { table, .. }
+            | Self::Named { table, .. }
+            | Self::Foreign { table, .. } => table,
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -124,6 +171,29 @@ impl fmt::Display for Difference {
                 element.set().name(),
                 element.target().unwrap_or_default(),
             ),
+            Self::Named { table, element, found } => write!(
+                f,
+                "{} {} of table inet {table} says that {element} is of {} and not of {}",
+                kind(element),
+                element.set().name(),
+                found.as_deref().unwrap_or("nobody"),
+                element.comment().unwrap_or("nobody"),
+            ),
+            Self::Foreign { table, set, element, found, owner } => {
+                match found {
+                    Some(found) => {
+                        write!(
+                            f,
+                            "map {set} of table inet {table} leads from {element} to {found}"
+                        )?;
+                    }
+                    None => write!(f, "set {set} of table inet {table} has element {element}")?,
+                }
+                if let Some(owner) = owner {
+                    write!(f, " ({owner})")?;
+                }
+                write!(f, ", which no lease needs")
+            }
         }
     }
 }
@@ -149,7 +219,7 @@ impl Nat {
     pub fn rules(&mut self, table: &Table) -> Result<Rules, NatError> {
         let found = self.read(
             || format!("list the rules of table inet {}", table.name()),
-            |socket| kernel::rules(socket, table),
+            |socket| kernel::rules(socket, table.name()),
         )?;
         let comments = found.iter().map(|(chain, comment)| (&**chain, &**comment));
         Ok(if found.is_empty() {
@@ -270,19 +340,36 @@ impl Nat {
         table: &Table,
         forwardings: impl IntoIterator<Item = &'a Forwarding>,
     ) -> Result<(), NatError> {
-        let mut seen = HashSet::new();
-        let all: Vec<_> = forwardings
-            .into_iter()
-            .flat_map(elements)
-            .filter(|element| seen.insert(element.identity()))
-            .collect();
-        self.run(&table.replacement(&all), false, || format!("write table inet {}", table.name()))
+        let transaction = ruleset::replacement(&[(table, elements_of(forwardings))]);
+        self.run(&transaction, false, || format!("write table inet {}", table.name()))
+    }
+
+    /// Does the same to several tables, all in one transaction.
+    pub fn rebuild_all(&mut self, tables: &[(&Table, &[Forwarding])]) -> Result<(), NatError> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let content = tables.iter().map(|(table, held)| (*table, elements_of(*held)));
+        let transaction = ruleset::replacement(&content.collect::<Vec<_>>());
+        self.run(&transaction, false, || {
+            let names: Vec<_> = tables.iter().map(|(table, _)| table.name()).collect();
+            format!("write tables inet {}", names.join(", "))
+        })
+    }
+
+    /// Deletes tables of ours, by their names, in one transaction.
+    pub fn delete(&mut self, tables: &[String]) -> Result<(), NatError> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let what = || format!("delete tables inet {}", tables.join(", "));
+        self.run(&ruleset::deletion(tables), false, what)
     }
 
     /// Asks nft and the kernel whether they would take the table, and changes
     /// nothing.
     pub fn probe(&mut self, table: &Table) -> Result<(), NatError> {
-        self.run(&table.replacement(&[]), true, || {
+        self.run(&ruleset::replacement(&[(table, Vec::new())]), true, || {
             format!("check whether table inet {} can be written", table.name())
         })
     }
@@ -293,11 +380,11 @@ impl Nat {
                 let set = element.set().name();
                 format!("read element {element} of {set} in table inet {}", table.name())
             },
-            |socket| kernel::element(socket, table, element),
+            |socket| kernel::element(socket, table.name(), element),
         )
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &mut self,
         what: impl Fn() -> String,
         ask: impl FnOnce(&mut Socket) -> io::Result<T>,
@@ -310,7 +397,7 @@ impl Nat {
         ask(socket).map_err(failed)
     }
 
-    fn program(&mut self) -> Result<&Path, NatError> {
+    pub(super) fn program(&mut self) -> Result<&Path, NatError> {
         if self.program.is_none() {
             self.program = program::find(self.path.as_deref());
         }
@@ -338,8 +425,17 @@ fn is_held(element: &Element, held: &Held) -> bool {
     held.data == element.data_bytes() && held.comment.as_deref() == element.comment()
 }
 
+/// What these need in their table, each element once.
+pub(super) fn elements_of<'a>(
+    forwardings: impl IntoIterator<Item = &'a Forwarding>,
+) -> Vec<Element> {
+    let mut seen = HashSet::new();
+    let all = forwardings.into_iter().flat_map(elements);
+    all.filter(|element| seen.insert(element.identity())).collect()
+}
+
 /// What a map leads to, from its bytes.
-fn show(data: &[u8]) -> String {
+pub(super) fn show(data: &[u8]) -> String {
     if let Ok(octets) = <[u8; 4]>::try_from(data) {
         Ipv4Addr::from(octets).to_string()
     } else if let Ok(octets) = <[u8; 16]>::try_from(data) {

@@ -133,6 +133,29 @@ impl Component {
         }
     }
 
+    /// Reads one off the front of a key; none when it is not one of ours.
+    fn read(kind: SetType, bytes: &mut &[u8]) -> Option<Self> {
+        match kind {
+            SetType::Ipv4Addr => Some(Self::Address(IpAddr::from(take::<4>(bytes)?))),
+            SetType::Ipv6Addr => Some(Self::Address(IpAddr::from(take::<16>(bytes)?))),
+            SetType::InetProto => {
+                let [number, ..] = take::<4>(bytes)?;
+                let protocol = Protocol::ALL.into_iter().find(|p| p.number() == number)?;
+                Some(Self::Protocol(protocol))
+            }
+            SetType::InetService => {
+                let [high, low, ..] = take::<4>(bytes)?;
+                Port::new(u16::from_be_bytes([high, low])).map(Self::Port)
+            }
+            SetType::Ifname => {
+                let name = take::<LINK_LENGTH>(bytes)?;
+                let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+                std::str::from_utf8(&name[..end]).ok()?.parse().ok().map(Self::Link)
+            }
+            _ => None,
+        }
+    }
+
     fn write(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Address(IpAddr::V4(address)) => bytes.extend(address.octets()),
@@ -157,6 +180,12 @@ impl fmt::Display for Component {
             Self::Link(name) => name.fmt(f),
         }
     }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
 }
 
 /// An element of a map or set of a network's table. Shown by its key, as
@@ -195,6 +224,17 @@ impl Element {
             bytes.resize(bytes.len().next_multiple_of(4), 0);
         }
         bytes
+    }
+
+    /// What is under a key that the kernel has in a set, as [`Element`]s are shown;
+    /// its bytes where nothing of ours can be.
+    pub(super) fn show_key(set: Set, mut key: &[u8]) -> String {
+        let whole = key;
+        let components = set.key().iter().map(|kind| Component::read(*kind, &mut key));
+        match components.collect::<Option<Vec<_>>>() {
+            Some(components) if key.is_empty() => Self::member(set, components).to_string(),
+            _ => format!("{whole:02x?}"),
+        }
     }
 
     /// Whether it is of the host's link, which all containers behind it share.
@@ -387,6 +427,24 @@ mod tests {
     fn forwarding(json: &str) -> Forwarding {
         let start = r#"{"network":"n","containerID":"c","ifname":"eth0","since":0"#;
         serde_json::from_str(&format!("{start},{json}}}")).unwrap()
+    }
+
+    #[test]
+    fn keys_of_the_kernel_are_shown_like_elements() {
+        let forwarding = forwarding(&format!(
+            r#"{BOTH},"leases":[{{"protocol":"tcp","hostPort":8080,"containerPort":80}},
+               {{"protocol":"udp","hostPort":53,"hostIP":"192.0.2.1","containerPort":53}},
+               {{"protocol":"sctp","hostPort":9,"hostIP":"2001:db8::1","containerPort":9}}]"#
+        ));
+        for element in elements(&forwarding) {
+            let key = element.key_bytes();
+            assert_eq!(Element::show_key(element.set(), &key), element.to_string());
+            for end in 0..key.len() {
+                assert!(Element::show_key(element.set(), &key[..end]).starts_with('['));
+            }
+        }
+        let icmp = [1, 0, 0, 0, 0, 80, 0, 0];
+        assert_eq!(Element::show_key(Set::Any4Addr, &icmp), format!("{icmp:02x?}"));
     }
 
     fn names(elements: &[Element]) -> Vec<String> {

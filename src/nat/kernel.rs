@@ -7,15 +7,25 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::{element::Element, ruleset::Table};
-use crate::netlink::{Message, Request, Socket};
+use super::element::{Element, Set};
+use crate::netlink::{Attributes, Message, Request, Socket};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
+const GET_TABLE: u16 = (SUBSYSTEM << 8) + 1;
+const GET_CHAIN: u16 = (SUBSYSTEM << 8) + 4;
 const GET_RULE: u16 = (SUBSYSTEM << 8) + 7;
 const GET_ELEMENT: u16 = (SUBSYSTEM << 8) + 13;
 /// `struct nfgenmsg`: `NFPROTO_INET`, version 0, no resource.
 const HEADER: [u8; 4] = [1, 0, 0, 0];
+/// The same for tables of every family.
+const HEADER_OF_ALL: [u8; 4] = [0; 4];
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_USERDATA: u16 = 7;
@@ -38,13 +48,51 @@ pub(super) struct Held {
     pub(super) comment: Option<String>,
 }
 
+/// A chain as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeldChain {
+    /// `NFPROTO_*`.
+    pub(super) family: u8,
+    pub(super) table: String,
+    pub(super) name: String,
+    /// `NF_INET_*`, of a base chain.
+    pub(super) hook: Option<u32>,
+    /// `NF_DROP` or `NF_ACCEPT`, of a base chain.
+    pub(super) policy: Option<u32>,
+}
+
+/// The names of the tables in the family `inet`.
+pub(super) fn tables(socket: &mut Socket) -> io::Result<Vec<String>> {
+    socket.dump(&Request::new(GET_TABLE, 0, &HEADER), |message| {
+        let is_inet = message.body.first() == HEADER.first();
+        let name = message.attributes(HEADER.len()).text(TABLE_NAME)?;
+        is_inet.then(|| name.to_owned())
+    })
+}
+
+/// Every chain of every table, without its rules.
+pub(super) fn chains(socket: &mut Socket) -> io::Result<Vec<HeldChain>> {
+    socket.dump(&Request::new(GET_CHAIN, 0, &HEADER_OF_ALL), |message| {
+        let attributes = message.attributes(HEADER.len());
+        let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+        let hook = attributes.nested(CHAIN_HOOK);
+        Some(HeldChain {
+            family: *message.body.first()?,
+            table: attributes.text(CHAIN_TABLE)?.to_owned(),
+            name: attributes.text(CHAIN_NAME)?.to_owned(),
+            hook: hook.and_then(|hook| hook.find(HOOK_NUMBER)).and_then(number),
+            policy: attributes.find(CHAIN_POLICY).and_then(number),
+        })
+    })
+}
+
 /// The chain and comment of every rule of a table; none when there is no table.
-pub(super) fn rules(socket: &mut Socket, table: &Table) -> io::Result<Vec<(String, String)>> {
+pub(super) fn rules(socket: &mut Socket, table: &str) -> io::Result<Vec<(String, String)>> {
     let mut request = Request::new(GET_RULE, 0, &HEADER);
-    request.text(RULE_TABLE, table.name());
+    request.text(RULE_TABLE, table);
     socket.dump(&request, |message| {
         let attributes = message.attributes(HEADER.len());
-        if attributes.text(RULE_TABLE) != Some(table.name()) {
+        if attributes.text(RULE_TABLE) != Some(table) {
             return None;
         }
         let chain = attributes.text(RULE_CHAIN).unwrap_or_default().to_owned();
@@ -56,11 +104,11 @@ pub(super) fn rules(socket: &mut Socket, table: &Table) -> io::Result<Vec<(Strin
 /// The element under the same key; none when it, its set or the table is absent.
 pub(super) fn element(
     socket: &mut Socket,
-    table: &Table,
+    table: &str,
     element: &Element,
 ) -> io::Result<Option<Held>> {
     let mut request = Request::new(GET_ELEMENT, 0, &HEADER);
-    request.text(LIST_TABLE, table.name()).text(LIST_SET, element.set().name()).nested(
+    request.text(LIST_TABLE, table).text(LIST_SET, element.set().name()).nested(
         LIST_ELEMENTS,
         |list| {
             list.nested(LIST_ELEMENT, |entry| {
@@ -84,14 +132,40 @@ pub(super) fn element(
     }
 }
 
+/// Every element of a map or set, by its key; none when it or the table is absent.
+pub(super) fn elements(
+    socket: &mut Socket,
+    table: &str,
+    set: Set,
+) -> io::Result<Vec<(Vec<u8>, Held)>> {
+    let mut request = Request::new(GET_ELEMENT, 0, &HEADER);
+    request.text(LIST_TABLE, table).text(LIST_SET, set.name());
+    let lists = socket.dump(&request, |message| {
+        let list = message.attributes(HEADER.len()).nested(LIST_ELEMENTS)?;
+        let elements = list.filter(|entry| entry.kind == LIST_ELEMENT).filter_map(|entry| {
+            let element = Attributes::new(entry.value);
+            let key = element.nested(ELEMENT_KEY)?.find(DATA_VALUE)?.to_vec();
+            Some((key, held(&element)))
+        });
+        Some(elements.collect::<Vec<_>>())
+    });
+    match lists {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(Vec::new()),
+        lists => Ok(lists?.concat()),
+    }
+}
+
 fn read(message: Message<'_>) -> Option<Held> {
     let list = message.attributes(HEADER.len()).nested(LIST_ELEMENTS)?;
-    let element = list.nested(LIST_ELEMENT)?;
+    Some(held(&list.nested(LIST_ELEMENT)?))
+}
+
+fn held(element: &Attributes<'_>) -> Held {
     let data = element.nested(ELEMENT_DATA).and_then(|data| data.find(DATA_VALUE));
-    Some(Held {
+    Held {
         data: data.unwrap_or_default().to_vec(),
         comment: element.find(ELEMENT_USERDATA).and_then(comment).map(str::to_owned),
-    })
+    }
 }
 
 /// The comment in what nft keeps beside a rule or an element.

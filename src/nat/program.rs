@@ -65,6 +65,18 @@ pub(super) fn run(program: &Path, transaction: &Nftables<'_>, check: bool) -> io
     })
 }
 
+/// The version that it says it has: `nftables v1.0.6 (Lester Gooch #5)`.
+pub(super) fn version(program: &Path) -> io::Result<Option<[u32; 3]>> {
+    let output = Command::new(program).arg("--version").env_clear().output()?;
+    Ok(read_version(&String::from_utf8_lossy(&output.stdout)))
+}
+
+fn read_version(text: &str) -> Option<[u32; 3]> {
+    let text = text.split(' ').find_map(|word| word.strip_prefix('v'))?;
+    let mut numbers = text.split('.').map(|number| number.trim().parse().ok());
+    Some([numbers.next()??, numbers.next().flatten()?, numbers.next().flatten().unwrap_or(0)])
+}
+
 /// Returns when the process has ended, and sees to it that it does.
 fn kill_at_deadline(process: &impl AsFd) {
     let mut ended = [PollFd::new(process, PollFlags::IN)];
@@ -77,5 +89,22 @@ fn kill_at_deadline(process: &impl AsFd) {
     if ready != Ok(1) {
         log::error!("nft has not ended within {} s and is killed", DEADLINE.tv_sec);
         _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (text, version) in [
+            ("nftables v1.0.6 (Lester Gooch #5)\n", Some([1, 0, 6])),
+            ("nftables v1.1\n", Some([1, 1, 0])),
+            ("nftables v1\n", None),
+            ("", None),
+        ] {
+            assert_eq!(read_version(text), version, "{text}");
+        }
     }
 }

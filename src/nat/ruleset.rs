@@ -103,7 +103,12 @@ impl Table {
     /// family `inet`. A name longer than nft takes is cut and ends with a hash.
     #[must_use]
     pub fn new(network: &NetworkName, options: &Options) -> Self {
-        let name = name(network.as_str());
+        Self::named(name(network.as_str()), options)
+    }
+
+    /// The table of this name: one of ours whose network is not known any more.
+    #[must_use]
+    pub fn named(name: String, options: &Options) -> Self {
         let mut rules = rules(options);
         let unmarked = Self { name, rules: rules.clone() };
         let fingerprint = fingerprint(&unmarked, options.lineage);
@@ -125,10 +130,8 @@ impl Table {
         self.rules.iter().map(|rule| (rule.chain, rule.comment.as_str()))
     }
 
-    /// The transaction that replaces the table, whatever it holds, by one with
-    /// these elements.
-    pub(super) fn replacement(&self, elements: &[Element]) -> Nftables<'static> {
-        let mut batch = Batch::new();
+    /// Replaces the table, whatever it holds, by one with these elements.
+    fn replace(&self, elements: &[Element], batch: &mut Batch<'static>) {
         // There is no "delete if it exists" before nft 1.0.8.
         batch.add(self.itself());
         batch.delete(self.itself());
@@ -143,7 +146,6 @@ impl Table {
                 batch.add(self.members(set, members));
             }
         }
-        batch.to_nftables()
     }
 
     /// The transaction that removes elements and then adds others.
@@ -168,8 +170,7 @@ impl Table {
     }
 
     fn itself(&self) -> NfListObject<'static> {
-        let name = self.name.clone().into();
-        NfListObject::Table(schema::Table { family: NfFamily::INet, name, handle: None })
+        table(&self.name)
     }
 
     fn members(&self, set: Set, members: Vec<Expression<'static>>) -> NfListObject<'static> {
@@ -255,6 +256,44 @@ impl Table {
             ..Chain::default()
         })
     }
+}
+
+fn table(name: &str) -> NfListObject<'static> {
+    let name = name.to_owned().into();
+    NfListObject::Table(schema::Table { family: NfFamily::INet, name, handle: None })
+}
+
+/// The transaction that replaces tables, whatever they hold, by those with these
+/// elements.
+pub(super) fn replacement(tables: &[(&Table, Vec<Element>)]) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    for (table, elements) in tables {
+        table.replace(elements, &mut batch);
+    }
+    batch.to_nftables()
+}
+
+/// The transaction that deletes tables, by their names.
+pub(super) fn deletion(names: &[String]) -> Nftables<'static> {
+    let mut batch = Batch::new();
+    for name in names {
+        batch.add(table(name));
+        batch.delete(table(name));
+    }
+    batch.to_nftables()
+}
+
+/// Whether a table of the family `inet` is ours, by its name.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with(NAME_PREFIX)
+}
+
+/// The network whose table has this name, as far as the name tells: a long one is
+/// cut.
+#[must_use]
+pub fn network_of(table: &str) -> Option<NetworkName> {
+    let network: NetworkName = table.strip_prefix(NAME_PREFIX)?.parse().ok()?;
+    (name(network.as_str()) == table).then_some(network)
 }
 
 /// Every rule, chain by chain.

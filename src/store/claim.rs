@@ -54,6 +54,11 @@ impl View {
         keys.map(|entry| self.indexed_claim(&record::claim_key(&entry?.1))).collect()
     }
 
+    /// The latest time that the store was told, in seconds since the Unix epoch.
+    pub fn latest_time(&self) -> Result<Option<u64>, StoreError> {
+        self.database.as_ref().map_or(Ok(None), Database::latest_time)
+    }
+
     /// The claims that an attachment uses.
     pub fn claims_held_by(&self, holder: &Attachment) -> Result<Vec<Claim>, StoreError> {
         let prefix = record::holder_prefix(holder);
@@ -262,12 +267,14 @@ impl Database {
         claim.ports().try_for_each(|port| self.delete_port(PortIndex::Claims, &port))
     }
 
+    fn latest_time(&self) -> Result<Option<u64>, StoreError> {
+        let latest = self.tree(Tree::Meta).get(TIME_KEY).at("read", self.path())?;
+        latest.map(|value| record::read_number(Tree::Meta, TIME_KEY, &value)).transpose()
+    }
+
     /// Takes in what a clock says; the time to go by, none if it is not believed.
     fn tell_time(&mut self, unix: u64) -> Result<Option<u64>, StoreError> {
-        let latest = self.tree(Tree::Meta).get(TIME_KEY).at("read", self.path())?;
-        let latest =
-            latest.map(|value| record::read_number(Tree::Meta, TIME_KEY, &value)).transpose()?;
-        match latest {
+        match self.latest_time()? {
             Some(latest) if unix <= latest => {
                 Ok(Some(latest).filter(|latest| latest - unix <= LAG))
             }

@@ -17,8 +17,8 @@ use super::{
     seal::Seal,
 };
 
-/// The link to the newest generation.
-pub(super) const CURRENT: &str = "current";
+/// The link to the newest generation. Each commit replaces it by rename(2).
+pub const CURRENT: &str = "current";
 /// The link to the newest generation that was fsynced whole.
 pub(super) const DURABLE: &str = "durable";
 

@@ -18,7 +18,7 @@ use super::{
     seal::{Seal, sync},
 };
 
-const DAMAGED: &str = "damaged.";
+pub(super) const DAMAGED: &str = "damaged.";
 
 /// What is known of the new generation.
 #[derive(Debug)]

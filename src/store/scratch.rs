@@ -100,13 +100,10 @@ pub(super) fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
         entries => entries.at("list", dir)?,
     };
     for entry in entries {
-        let entry = entry.at("list", dir)?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if !name.starts_with(WRITING) && !name.starts_with(READING) {
+        let path = entry.at("list", dir)?.path();
+        if !is_scratch(&path) {
             continue;
         }
-        let path = entry.path();
         // Held until it is gone, so that whoever has just created it notices.
         if let Some(_dead) = lock_dead(&path)
             && let Err(e) = fs::remove_dir_all(&path)
@@ -116,6 +113,16 @@ pub(super) fn remove_leftovers(dir: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+fn is_scratch(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(WRITING) || name.starts_with(READING)
+}
+
+/// Whether it is such a directory, and its process is no more.
+pub(super) fn is_leftover(path: &Path) -> bool {
+    is_scratch(path) && lock_dead(path).is_some()
 }
 
 /// The lock of a directory whose process is no more.

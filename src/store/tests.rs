@@ -78,6 +78,7 @@ fn forwarding(container: &str, ports: &[u16]) -> Forwarding {
         pod: None,
         container: ContainerAddresses { v4: Some([10, 0, 0, 2].into()), v6: None },
         link: Some("cni0".parse().unwrap()),
+        sandbox: None,
         since: 1,
         leases: ports.iter().copied().map(lease).collect(),
     }

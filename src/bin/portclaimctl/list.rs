@@ -1,147 +1,253 @@
 //! `portclaimctl list`.
 
-use std::{
-    io::Write,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io::Write, process::ExitCode};
 
-use clap::{Args, ValueEnum};
-use portclaim::lease::{ClaimName, Forwarding, GroupName, Lease, PortName};
+use clap::Args;
+use portclaim::lease::{
+    ClaimName, Forwarding, GroupName, InterfaceName, Namespace, NetworkName, PodName, PortName,
+    PortSet, Protocol,
+};
 use serde::Serialize;
 
-use crate::table::{Column, Table};
+use crate::{
+    output::{self, Output},
+    site::{Site, forwardings},
+    table::{self, Column, Table},
+    view::{
+        lease::{Document, Filter, Held, changes, rows},
+        time,
+    },
+    watch::{Wake, Watch},
+};
 
 #[derive(Args)]
 pub struct Options {
-    /// How to print: a table for people, or JSON for programs.
+    /// How to print: tables for people, JSON and YAML for programs.
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
+
+    /// Only what pods of this namespace hold
+    #[arg(short, long)]
+    namespace: Option<Namespace>,
+
+    /// Only what pods of this name hold
+    #[arg(long)]
+    pod: Option<PodName>,
+
+    /// Only ports of this group
+    #[arg(long)]
+    group: Option<GroupName>,
+
+    /// Only ports of this protocol: tcp, udp or sctp
+    #[arg(long, value_parser = output::protocol)]
+    protocol: Option<Protocol>,
+
+    /// Only these host ports: a number, a range like 7000-7999, or several with
+    /// commas between them
+    #[arg(long, value_name = "PORTS")]
+    port: Option<PortSet>,
+
+    /// Only what is held on this network
+    #[arg(long)]
+    network: Option<NetworkName>,
+
+    /// Go on until interrupted: a terminal always shows what is held, elsewhere each
+    /// change is printed as it comes, `+` for a port that is held now and `-` for one
+    /// that no longer is; as JSON one object a line
+    #[arg(short, long)]
+    watch: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Output {
-    Table,
-    Json,
+pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Result<ExitCode> {
+    let filter = Filter {
+        namespace: options.namespace.clone(),
+        pod: options.pod.clone(),
+        group: options.group.clone(),
+        protocol: options.protocol,
+        ports: options.port.clone(),
+        network: options.network.clone(),
+    };
+    if options.watch {
+        watch(out, options.output, site, &filter)?;
+    } else {
+        let forwardings = forwardings(&site.read()?)?;
+        print(out, options.output, &rows(&forwardings, &filter))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// One lease as an object of `-o json`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Row<'a> {
-    name: Option<&'a str>,
-    protocol: &'static str,
-    #[serde(rename = "hostIP")]
-    host_ip: String,
-    host_port: u16,
-    container_port: u16,
-    #[serde(rename = "containerIPs")]
-    container_ips: Vec<String>,
-    group: Option<&'a str>,
-    claim: Option<&'a str>,
-    network: &'a str,
-    #[serde(rename = "containerID")]
-    container_id: &'a str,
-    ifname: &'a str,
-    namespace: Option<&'a str>,
-    pod: Option<&'a str>,
-    uid: Option<&'a str>,
-    /// RFC 3339, in UTC.
-    since: String,
+fn watch(out: &mut impl Write, output: Output, site: &Site, filter: &Filter) -> anyhow::Result<()> {
+    let mut watch = Watch::new(&site.data_dir)?;
+    let mut before: Vec<Forwarding> = Vec::new();
+    let mut printer = Changes::new(output);
+    let mut reader = site.read()?;
+    loop {
+        let after = forwardings(&reader)?;
+        drop(reader);
+        let rows_after = rows(&after, filter);
+        if let Some(size) = table::terminal() {
+            redraw(out, output, &rows_after, size)?;
+        } else {
+            let (gone, come) = changes(&rows(&before, filter), &rows_after);
+            printer.print(out, &gone, &come)?;
+        }
+        out.flush()?;
+        before = after;
+        if watch.wait()? == Wake::Unread {
+            return Ok(());
+        }
+        reader = site.read_again()?;
+    }
 }
 
-pub fn print(
+/// Prints in place of what the terminal shows, as much as it has room for.
+fn redraw(
     out: &mut impl Write,
-    options: &Options,
-    forwardings: &[Forwarding],
+    output: Output,
+    rows: &[Held<'_>],
+    (columns, height): (usize, usize),
 ) -> anyhow::Result<()> {
-    let mut leases: Vec<(&Lease, &Forwarding)> =
-        forwardings.iter().flat_map(|f| f.leases.iter().map(move |lease| (lease, f))).collect();
-    leases.sort_by_key(|(lease, _)| (lease.host.port, lease.host.protocol, lease.host.address));
-    match options.output {
-        Output::Json => {
-            let rows: Vec<_> = leases.iter().map(|(lease, owner)| row(lease, owner)).collect();
-            serde_json::to_writer_pretty(&mut *out, &rows).map_err(std::io::Error::from)?;
-            writeln!(out)?;
-        }
-        Output::Table => {
-            let mut table = Table::new(&[
-                Column { title: "HOST PORT", shrinks: false },
-                Column { title: "TO", shrinks: false },
-                Column { title: "OWNER", shrinks: true },
-                Column { title: "NETWORK", shrinks: true },
-                Column { title: "GROUP", shrinks: true },
-                Column { title: "AGE", shrinks: false },
-            ]);
-            for (lease, owner) in leases {
-                table.push(cells(lease, owner));
-            }
-            table.print(out)?;
-        }
+    const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
+    let lines = if matches!(output, Output::Table | Output::Wide) {
+        table(output, rows, false).lines(Some(columns))
+    } else {
+        let mut text = Vec::new();
+        print(&mut text, output, rows)?;
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    };
+    out.write_all(HOME_AND_CLEAR.as_bytes())?;
+    // The cursor is below the last line.
+    let room = height.saturating_sub(1).max(1);
+    let shown = if lines.len() > room { room - 1 } else { lines.len() };
+    for line in &lines[..shown] {
+        writeln!(out, "{line}")?;
+    }
+    if lines.len() > shown {
+        writeln!(out, "… and {} more", lines.len() - shown)?;
     }
     Ok(())
 }
 
-fn row<'a>(lease: &'a Lease, owner: &'a Forwarding) -> Row<'a> {
-    let pod = owner.pod.as_ref();
-    Row {
-        name: lease.name.as_ref().map(PortName::as_str),
-        protocol: lease.host.protocol.name(),
-        host_ip: lease.host.address.to_string(),
-        host_port: lease.host.port.number(),
-        container_port: lease.container_port.number(),
-        container_ips: owner.container.iter().map(|address| address.to_string()).collect(),
-        group: lease.group.as_ref().map(GroupName::as_str),
-        claim: lease.claim.as_ref().map(ClaimName::as_str),
-        network: owner.attachment.network.as_str(),
-        container_id: owner.attachment.container.as_str(),
-        ifname: owner.attachment.interface.as_str(),
-        namespace: pod.map(|pod| pod.namespace.as_str()),
-        pod: pod.map(|pod| pod.name.as_str()),
-        uid: pod.and_then(|pod| pod.uid.as_deref()),
-        since: humantime::format_rfc3339_seconds(since(owner)).to_string(),
+/// Prints what comes and goes.
+struct Changes {
+    output: Output,
+    /// How wide the columns are; none before there were any.
+    widths: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    change: &'static str,
+    #[serde(flatten)]
+    lease: Document<'a>,
+}
+
+impl Changes {
+    fn new(output: Output) -> Self {
+        Self { output, widths: Vec::new() }
+    }
+
+    fn print(
+        &mut self,
+        out: &mut impl Write,
+        gone: &[Held<'_>],
+        come: &[Held<'_>],
+    ) -> anyhow::Result<()> {
+        let removed = gone.iter().map(|held| Change { change: "removed", lease: held.document() });
+        let added = come.iter().map(|held| Change { change: "added", lease: held.document() });
+        match self.output {
+            Output::Json => {
+                for change in removed.chain(added) {
+                    output::json_line(out, &change)?;
+                }
+            }
+            Output::Yaml => {
+                for change in removed.chain(added) {
+                    writeln!(out, "---")?;
+                    output::yaml(out, &change)?;
+                }
+            }
+            Output::Table | Output::Wide => {
+                let mut table = new_table(self.output, true).at_least(&self.widths);
+                let now = time::now();
+                for (sign, rows) in [("-", gone), ("+", come)] {
+                    for held in rows {
+                        let mut cells = vec![sign.to_owned()];
+                        cells.extend(row(self.output, held, now));
+                        table.push(cells);
+                    }
+                }
+                let lines = table.lines(None);
+                for line in lines.iter().skip(usize::from(!self.widths.is_empty())) {
+                    writeln!(out, "{line}")?;
+                }
+                self.widths = table.widths(None);
+            }
+        }
+        Ok(())
     }
 }
 
-fn cells(lease: &Lease, owner: &Forwarding) -> Vec<String> {
-    let address = owner.container.iter().next().map(|address| {
-        std::net::SocketAddr::new(address, lease.container_port.number()).to_string()
-    });
-    let held_by = match &owner.pod {
-        Some(pod) => pod.to_string(),
-        None => owner.attachment.to_string(),
-    };
-    vec![
+fn print(out: &mut impl Write, output: Output, rows: &[Held<'_>]) -> anyhow::Result<()> {
+    let documents = || rows.iter().map(Held::document).collect::<Vec<_>>();
+    match output {
+        Output::Json => output::json(out, &documents()),
+        Output::Yaml => output::yaml(out, &documents()),
+        Output::Table | Output::Wide => Ok(table(output, rows, false).print(out)?),
+    }
+}
+
+fn table(output: Output, rows: &[Held<'_>], with_change: bool) -> Table {
+    let mut table = new_table(output, with_change);
+    let now = time::now();
+    for held in rows {
+        table.push(row(output, held, now));
+    }
+    table
+}
+
+fn new_table(output: Output, with_change: bool) -> Table {
+    let fixed = |title| Column { title, shrinks: false };
+    let shrinking = |title| Column { title, shrinks: true };
+    let mut columns = Vec::new();
+    if with_change {
+        columns.push(fixed(" "));
+    }
+    columns.extend([
+        fixed("HOST PORT"),
+        fixed("TO"),
+        shrinking("OWNER"),
+        shrinking("NETWORK"),
+        shrinking("GROUP"),
+        fixed("AGE"),
+    ]);
+    if output == Output::Wide {
+        columns.extend(["NAME", "CLAIM", "CONTAINER", "INTERFACE", "LINK", "UID"].map(shrinking));
+    }
+    Table::new(&columns)
+}
+
+fn row(output: Output, held: &Held<'_>, now: u64) -> Vec<String> {
+    let Held { lease, owner } = held;
+    let network = &owner.attachment.network;
+    let mut cells = vec![
         lease.host.to_string(),
-        address.unwrap_or_else(|| lease.container_port.to_string()),
-        held_by,
-        owner.attachment.network.to_string(),
-        lease.group.as_ref().map_or_else(|| "static".to_owned(), ToString::to_string),
-        age(SystemTime::now().duration_since(since(owner)).unwrap_or_default()),
-    ]
-}
-
-fn since(owner: &Forwarding) -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(owner.since)
-}
-
-/// The age in its largest unit, as kubectl shows it: `45s`, `12m`, `3h`, `9d`.
-fn age(age: Duration) -> String {
-    const UNITS: [(u64, char); 3] = [(24 * 60 * 60, 'd'), (60 * 60, 'h'), (60, 'm')];
-    let seconds = age.as_secs();
-    let unit = UNITS.into_iter().find(|(size, _)| seconds >= *size);
-    unit.map_or_else(|| format!("{seconds}s"), |(size, unit)| format!("{}{unit}", seconds / size))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_shown_in_their_largest_unit() {
-        let shown = |seconds| age(Duration::from_secs(seconds));
-        assert_eq!(
-            [0, 59, 60, 3599, 3600, 86399, 86400].map(shown),
-            ["0s", "59s", "1m", "59m", "1h", "23h", "1d"]
-        );
+        held.target(),
+        held.held_by(),
+        network.to_string(),
+        held.group(),
+        held.age(now),
+    ];
+    if output == Output::Wide {
+        let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        cells.extend([
+            or_none(lease.name.as_ref().map(PortName::as_str)),
+            or_none(lease.claim.as_ref().map(ClaimName::as_str)),
+            owner.attachment.container.to_string(),
+            owner.attachment.interface.to_string(),
+            or_none(owner.link.as_ref().map(InterfaceName::as_str)),
+            or_none(owner.pod.as_ref().and_then(|pod| pod.uid.as_deref())),
+        ]);
     }
+    cells
 }

@@ -1,27 +1,44 @@
-//! The operator's tool: reads what the plugin keeps, without its lock, so that
+//! The operator's tool. What only looks does so without the plugin's lock, so that
 //! it never delays a container.
 
+mod check;
+mod claims;
+mod confirm;
+mod doctor;
+mod escape;
+mod explain;
+mod gc;
+mod groups;
+mod ink;
 mod list;
+mod output;
+mod release;
+mod reset;
+mod restore;
+mod show;
+mod site;
 mod table;
+mod view;
+mod watch;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+};
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
-use portclaim::{cni::config, command, host, store::Store};
+use log::LevelFilter;
+use portclaim::logger;
 
-/// See which host ports the containers of this node have.
+use ink::Ink;
+use site::Site;
+
+/// See which host ports the containers of this node have, and put them right.
 #[derive(Parser)]
 #[command(name = "portclaimctl", version, max_term_width = 100)]
 struct Arguments {
-    /// Where the plugin keeps its database (`dataDir` of the conflist).
-    #[arg(long, global = true, default_value = config::DATA_DIR)]
-    data_dir: PathBuf,
-
-    /// Where it publishes files (`runDir` of the conflist); copies of the
-    /// database are read there.
-    #[arg(long, global = true, default_value = config::RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    site: site::Options,
 
     #[command(subcommand)]
     command: Command,
@@ -31,36 +48,74 @@ struct Arguments {
 enum Command {
     /// List the host ports that are held, one line each.
     List(list::Options),
+    /// Show everything about a host port, a pod, a container or a claim.
+    Show(show::Options),
+    /// Explain whether a host port is free, and why not.
+    Explain(explain::Options),
+    /// Show how much of each group is used.
+    Groups(groups::Options),
+    /// List the claims, and who uses them.
+    Claims(claims::Options),
+    /// Compare the database with the kernel and the published files. Status 0: they
+    /// agree, 1: they do not, 3: that could not be found out.
+    Check(check::Options),
+    /// Make the kernel and the published files what the database says.
+    Restore(restore::Options),
+    /// Give back what containers held whose network namespace is gone.
+    Gc(gc::Options),
+    /// Give leases back, or give claims up.
+    Release(release::Options),
+    /// Remove everything of portclaim from this node; also with a damaged database.
+    Reset(reset::Options),
+    /// Look at everything that portclaim needs of this node. Status 1: something does
+    /// not work.
+    Doctor(doctor::Options),
+}
+
+impl Command {
+    /// The status of the process when it fails.
+    fn failure(&self) -> ExitCode {
+        match self {
+            Self::Check(_) => ExitCode::from(check::NOT_LOOKED),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    logger::start(LevelFilter::Warn, None);
     match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // Whoever reads the output has seen enough of it (`| head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portclaimctl: {error:#}");
-            ExitCode::FAILURE
+            let error = format!("{error:#}");
+            eprintln!("portclaimctl: {}", escape::printable(&error));
+            arguments.command.failure()
         }
     }
 }
 
-fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let boot_id = host::boot_id()?;
-    let store = Store::new(arguments.data_dir.clone(), boot_id)
-        .working_in(arguments.run_dir.join(command::STORE_WORK));
-    let mut stdout = io::stdout().lock();
-    match &arguments.command {
-        Command::List(options) => {
-            if !store.exists().unwrap_or(true) {
-                eprintln!("portclaimctl: there is no database in {}", arguments.data_dir.display());
-            }
-            let forwardings = store.read().and_then(|reader| reader.forwardings());
-            let forwardings = forwardings.context("cannot read the leases")?;
-            list::print(&mut stdout, options, &forwardings)
-        }
-    }
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let site = Site::find(&arguments.site)?;
+    let (mut out, ink) = (BufWriter::new(io::stdout().lock()), Ink::of_stdout());
+    let out = &mut out;
+    let code = match &arguments.command {
+        Command::List(options) => list::run(out, options, &site)?,
+        Command::Show(options) => show::run(out, ink, options, &site)?,
+        Command::Explain(options) => explain::run(out, ink, options, &site)?,
+        Command::Groups(options) => groups::run(out, ink, options, &site)?,
+        Command::Claims(options) => claims::run(out, options, &site)?,
+        Command::Check(options) => check::run(out, options, &site)?,
+        Command::Restore(options) => restore::run(out, options, &site)?,
+        Command::Gc(options) => gc::run(out, options, &site)?,
+        Command::Release(options) => release::run(out, options, &site)?,
+        Command::Reset(options) => reset::run(out, options, &site)?,
+        Command::Doctor(options) => doctor::run(out, options, &site)?,
+    };
+    out.flush()?;
+    Ok(code)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -46,6 +46,7 @@ fn forwarding(id: &str, number: u8, leases: &[&str]) -> Forwarding {
             v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into())),
         },
         link: Some("cni0".parse().unwrap()),
+        sandbox: None,
         since: 0,
         leases: leases.iter().map(lease).collect(),
     }
