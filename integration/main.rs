@@ -23,6 +23,7 @@ mod held;
 mod lease;
 mod namespace;
 mod node;
+mod operator;
 mod protocol;
 mod publication;
 mod readme;
@@ -31,6 +32,7 @@ mod sandbox;
 mod sctp;
 mod see;
 mod takeover;
+mod tool;
 mod traffic;
 mod upkeep;
 mod variation;
@@ -54,6 +56,7 @@ fn main() {
         crash::trials(),
         readme::trials(),
         recovery::trials(),
+        operator::trials(),
         see::trials(),
     ];
     let mut arguments = Arguments::from_args();

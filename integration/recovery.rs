@@ -36,7 +36,7 @@ fn forwarded_ports(node: &Node) -> Vec<u16> {
 
 /// A folder with an `nft` that kills whoever runs it: the `at`th time, before or
 /// after it has done its work.
-fn deadly_nft(node: &Node, at: u32, after: bool) -> String {
+pub fn deadly_nft(node: &Node, at: u32, after: bool) -> String {
     let folder = node.folder(&format!("nft-{at}-{after}"));
     fs::create_dir(&folder).unwrap();
     let (script, count) = (folder.join("nft"), folder.join("count"));

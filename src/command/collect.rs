@@ -61,7 +61,7 @@ fn look(leases: &View) -> Result<Collection, Error> {
     }
     let namespaces = Namespaces::look()?;
     for forwarding in forwardings {
-        match forwarding.sandbox.as_ref().map(|sandbox| namespaces.presence(sandbox)) {
+        match forwarding.sandbox.as_ref().map(|at| namespaces.presence(at, &forwarding.container)) {
             Some(Presence::There) => found.there += 1,
             Some(Presence::Gone) => found.gone.push(forwarding),
             Some(Presence::Unknown(reason)) => found.unknown.push((forwarding, reason)),

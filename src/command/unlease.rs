@@ -93,7 +93,7 @@ impl Operator<'_> {
         }
         let namespaces = Namespaces::look()?;
         let found = held.into_iter().map(|(held, ports)| {
-            let presence = held.sandbox.as_ref().map(|sandbox| namespaces.presence(sandbox));
+            let presence = held.sandbox.as_ref().map(|at| namespaces.presence(at, &held.container));
             let is_there = match presence {
                 Some(Presence::There) => Some(true),
                 Some(Presence::Gone) => Some(false),

@@ -2,29 +2,31 @@
 //!
 //! A namespace lives as long as a process is in it, or a mount or descriptor keeps
 //! it. Its number is given again when it is gone, often to the next one made. So a
-//! number alone proves nothing, and the path that the plugin was given does:
+//! number alone proves nothing; the path that the plugin was given does, and the
+//! addresses that the container had:
 //!
 //! ```text
 //! the path leads to it                                        there
 //! another mount namespace has it mounted under that name      there
-//! a process is in it, and it is mounted nowhere else          not known
 //! the path cannot be looked up, or was seen by another /proc  not known
+//! a process is in one of its number, with such an address     there
 //! else                                                        gone
 //! ```
 //!
 //! What is not known is somebody's to decide and nobody's to remove. Limits: a
-//! namespace that only a descriptor or a thread keeps, and whose path is gone, is
-//! taken for gone.
+//! namespace whose path is gone, and which only a descriptor or a thread keeps, or
+//! which has lost its addresses, is taken for gone.
 
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::{HostError, process};
-use crate::lease::Sandbox;
+use crate::lease::{ContainerAddresses, Sandbox};
 
 const PROC: &str = "/proc";
 /// `NSFS_MAGIC`.
@@ -105,9 +107,9 @@ impl Namespaces {
         Ok(found)
     }
 
-    /// Whether a container's namespace is still there.
+    /// Whether the namespace of a container with these addresses is still there.
     #[must_use]
-    pub fn presence(&self, sandbox: &Sandbox) -> Presence {
+    pub fn presence(&self, sandbox: &Sandbox, addresses: &ContainerAddresses) -> Presence {
         let path = Path::new(&sandbox.path);
         let found = fs::metadata(path);
         if found.as_ref().is_ok_and(|f| (f.dev(), f.ino()) == (sandbox.device, sandbox.inode)) {
@@ -134,14 +136,57 @@ impl Namespaces {
                 return Presence::Unknown(format!("{} is not there", parent.display()));
             }
         }
-        match self.processes.get(&(sandbox.device, sandbox.inode)) {
-            Some(process) if mounts.is_empty() => Presence::Unknown(format!(
-                "{} does not lead to it, but process {process} is in a namespace of its number",
-                path.display()
+        let Some(process) = self.processes.get(&(sandbox.device, sandbox.inode)) else {
+            return Presence::Gone;
+        };
+        match has_address(*process, addresses) {
+            Ok(true) => Presence::There,
+            Ok(false) => Presence::Gone,
+            Err(error) => Presence::Unknown(format!(
+                "cannot see the addresses of process {process}, which may be in it: {error}"
             )),
-            _ => Presence::Gone,
         }
     }
+}
+
+/// Whether the network namespace of a process has one of these addresses.
+fn has_address(process: u32, addresses: &ContainerAddresses) -> io::Result<bool> {
+    let read = |name: &str| match fs::read_to_string(format!("{PROC}/{process}/net/{name}")) {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text,
+    };
+    let has_v4 = match addresses.v4 {
+        Some(address) => has_v4(&read("fib_trie")?, address),
+        None => false,
+    };
+    let has_v6 = match addresses.v6 {
+        Some(address) => has_v6(&read("if_inet6")?, address),
+        None => false,
+    };
+    Ok(has_v4 || has_v6)
+}
+
+/// ```text
+///            |-- 10.1.0.5
+///               /32 host LOCAL
+/// ```
+fn has_v4(trie: &str, address: Ipv4Addr) -> bool {
+    let leaf = format!("|-- {address}");
+    let mut lines = trie.lines().map(str::trim);
+    while lines.any(|line| line == leaf) {
+        let mut routes = lines.clone().take_while(|line| line.starts_with('/'));
+        if routes.any(|route| route.ends_with("LOCAL")) {
+            return true;
+        }
+    }
+    false
+}
+
+/// `fd00000000000000000000000000005 02 40 00 80 eth0`
+fn has_v6(table: &str, address: Ipv6Addr) -> bool {
+    let text = format!("{:032x}", u128::from(address));
+    table.lines().any(|line| line.starts_with(&text))
 }
 
 /// The network namespace that a line of `mountinfo` mounts, and where:
@@ -182,8 +227,13 @@ mod tests {
         assert_eq!(sandbox(&path).unwrap().path, path);
     }
 
+    const ADDRESSES: ContainerAddresses = ContainerAddresses {
+        v4: Some(Ipv4Addr::new(10, 1, 0, 5)),
+        v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 5)),
+    };
+
     fn presence(sandbox: &Sandbox) -> Presence {
-        Namespaces::look().unwrap().presence(sandbox)
+        Namespaces::look().unwrap().presence(sandbox, &ADDRESSES)
     }
 
     #[test]
@@ -235,7 +285,17 @@ mod tests {
             assert_eq!(presence(&sleeping), Presence::There);
             run("mount -t tmpfs tmpfs /run");
             let lost = Sandbox { path: "/run/absent".to_owned(), ..sleeping.clone() };
-            assert!(matches!(presence(&lost), Presence::Unknown(_)));
+            assert_eq!(presence(&lost), Presence::Gone, "another one has its number");
+            let inside = |command: &str| run(&format!("nsenter --net={path} {command}"));
+            inside("ip link set lo up");
+            for [address, other] in [["10.1.0.5/24", "10.1.0.51/24"], ["fd00::5/64", "fd00::51/64"]]
+            {
+                inside(&format!("ip address add {other} dev lo"));
+                assert_eq!(presence(&lost), Presence::Gone, "{other}");
+                inside(&format!("ip address add {address} dev lo"));
+                assert_eq!(presence(&lost), Presence::There, "{address}");
+                inside(&format!("ip address del {address} dev lo"));
+            }
             sleeper.kill().unwrap();
             sleeper.wait().unwrap();
             assert_eq!(presence(&sleeping), Presence::Gone);

@@ -42,6 +42,9 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
         let mut meant = Vec::new();
         for target in targets(text) {
             let mut matching = operator.find(&target).map_err(site::advised)?;
+            if target.kind() == "container" && containers(&matching) > 1 {
+                bail!("{text:?} is the beginning of several container IDs: write more of it");
+            }
             if !matching.is_empty() {
                 meant.push(target.kind());
             }
@@ -49,9 +52,6 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
         }
         match meant[..] {
             [] => bail!("nothing is held or claimed by {text:?}"),
-            ["container"] if containers(&found) > 1 => {
-                bail!("{text:?} is the beginning of several container IDs: write more of it")
-            }
             [_] => {}
             _ => bail!("{text:?} is a {}: write {}:{text}", meant.join(" and a "), meant[0]),
         }
