@@ -376,9 +376,7 @@ fn restore_of_two_thousand_mappings() {
 
     let (path, count) = counting_nft(&node);
     let mut command = tool::command(&node, &network(), &["restore"]);
-    let start = Instant::now();
     let done = tool::run(&node, command.env("PATH", path));
-    println!("restore of 2,003 mappings: {:?}", start.elapsed());
     assert_eq!(
         done.succeeded(),
         "wrote table inet portclaim_othernet: 1000 leases\n\

@@ -91,6 +91,8 @@ fn stable(site: &Site) -> Vec<(String, &'static str)> {
             stable.push((humantime::format_rfc3339_seconds(time).to_string(), shown));
         }
     }
+    // A second later it is not 30 days any more.
+    stable.push(("expires in 30d".to_owned(), "expires in 29d"));
     for seconds in 0..60 {
         stable.push((format!("({seconds}s ago)"), "(0s ago)"));
     }
