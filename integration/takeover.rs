@@ -327,14 +327,52 @@ fn old_and_new_do_not_get_into_each_others_way() {
     network.add_with(&node, &next, ports("web", "game=1/tcp+udp@games")).run(&node).succeeded();
 }
 
+/// containerd never calls GC, and a runtime that lost its state sends no DEL: the
+/// next pod with the claim or the port would wait for ever.
+fn who_is_gone_without_a_del_is_in_nobodys_way() {
+    let node = Node::new(false);
+    let network = network();
+    let asked = || {
+        let mut asked = ports("web", "game=1/tcp+udp@games");
+        asked["portMappings"] = json!([{ "hostPort": 8080, "containerPort": 80 }]);
+        asked
+    };
+    let mut dead = Container::new("dead").in_pod("games", "web-1", "1");
+    network.attach_with(&node, &mut dead, asked()).succeeded();
+    let given = ports_of(&node, &dead);
+    let next = Container::on_paper("next", 9).in_pod("games", "web-2", "2");
+    let claimed = ports("web", "game=1/tcp+udp@games");
+    let by_number = json!([{ "hostPort": 8080, "containerPort": 80 }]);
+    let before = state(&node);
+    network.add_with(&node, &next, claimed).run(&node).failed_with(11);
+    network.add(&node, &next, by_number.clone()).run(&node).failed_with(100);
+    assert_eq!(state(&node), before);
+
+    drop(dead.namespace.take());
+    // Another network's table is not this ADD's to change.
+    let other = network.clone().named("othernet");
+    other.add(&node, &next, by_number).run(&node).failed_with(100);
+    assert_eq!(state(&node), before);
+    let outcome = network.add_with(&node, &next, asked()).run(&node);
+    outcome.succeeded();
+    assert!(outcome.stderr.contains("gone without a DEL"), "{}", outcome.stderr);
+    assert_eq!(ports_of(&node, &next), given);
+    assert!(ports_of(&node, &dead).is_empty());
+    let files = Node::files(&node.run_dir());
+    assert_eq!(files, ["pods/games/web-2/ports.env", "pods/games/web-2/ports.json"]);
+    network.del(&node, &next).run(&node).succeeded();
+    assert_nothing_held(&node, &network);
+}
+
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("nft-fails", nothing_changes_when_nft_fails),
         ("no-files", nothing_changes_when_files_cannot_be_written),
         ("full-disk", nothing_changes_when_the_disk_is_full),
         ("flows", flows_to_ports_that_are_given_up_end),
         ("quota", claims_that_are_left_count),
+        ("gone", who_is_gone_without_a_del_is_in_nobodys_way),
         ("order", old_and_new_do_not_get_into_each_others_way),
     ];
     crate::trials("takeover", tests)

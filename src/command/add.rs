@@ -126,8 +126,9 @@ fn take(
     options.lineage = draft.lineage();
     let table = Table::new(&wanted.attachment.network, &options);
     draft.expire_claims(call.moment().unix)?;
-    let mut before = Before::of(&draft, wanted)?;
-    let plan = plan::plan(call, settings, &pools, wanted, &before.forwardings, &draft)?;
+    let previous = previous(&draft, wanted)?;
+    let (plan, previous) = plan::plan(call, settings, &pools, wanted, previous, &draft)?;
+    let before = Before::of(&draft, previous, &plan.claims)?;
     let after = Forwarding {
         attachment: wanted.attachment.clone(),
         pod: wanted.pod.clone(),
@@ -137,7 +138,6 @@ fn take(
         since: call.moment().unix,
         leases: plan.leases,
     };
-    before.note_claims(&draft, &plan.claims)?;
     // Ports that are not kept cool down like those of any other release.
     for forwarding in &before.forwardings {
         draft.remove(&forwarding.attachment, call.moment())?;
@@ -163,12 +163,35 @@ fn take(
         }
         return Err(error);
     }
+    withdraw_files_of_others(node, &before.forwardings, &after);
     Ok(())
+}
+
+/// What an ADD takes the place of: what the attachment held itself, and what
+/// earlier sandboxes of its pod hold.
+///
+/// A pod has one sandbox: on the interface of the new one, no earlier one is
+/// alive, although a kubelet may send its DEL only after this ADD. The UID tells
+/// the same pod from the next one of that name.
+fn previous(leases: &View, wanted: &Wanted) -> Result<Vec<Forwarding>, StoreError> {
+    let owner = &wanted.attachment;
+    let mut previous: Vec<_> = leases.forwarding(owner)?.into_iter().collect();
+    if let Some(pod) = wanted.pod.as_ref().filter(|pod| pod.uid.is_some()) {
+        let mut earlier = leases.of_pod(pod)?;
+        earlier.retain(|other| {
+            let at = &other.attachment;
+            at.container != owner.container
+                && (&at.network, &at.interface) == (&owner.network, &owner.interface)
+                && other.pod.as_ref() == Some(pod)
+        });
+        previous.append(&mut earlier);
+    }
+    Ok(previous)
 }
 
 /// What there was before an ADD, and goes with it.
 struct Before {
-    /// What the attachment held itself, and what earlier sandboxes of its pod hold.
+    /// What was held.
     forwardings: Vec<Forwarding>,
     /// The claims that these used and that the ADD uses, as they were; none where
     /// there was no such claim.
@@ -176,36 +199,28 @@ struct Before {
 }
 
 impl Before {
-    /// A pod has one sandbox: on the interface of the new one, no earlier one is
-    /// alive, although a kubelet may send its DEL only after this ADD. The UID
-    /// tells the same pod from the next one of that name.
-    fn of(leases: &View, wanted: &Wanted) -> Result<Self, StoreError> {
-        let owner = &wanted.attachment;
-        let mut forwardings: Vec<_> = leases.forwarding(owner)?.into_iter().collect();
-        if let Some(pod) = wanted.pod.as_ref().filter(|pod| pod.uid.is_some()) {
-            let mut earlier = leases.of_pod(pod)?;
-            earlier.retain(|other| {
-                let at = &other.attachment;
-                at.container != owner.container
-                    && (&at.network, &at.interface) == (&owner.network, &owner.interface)
-                    && other.pod.as_ref() == Some(pod)
-            });
-            forwardings.append(&mut earlier);
-        }
+    fn of(leases: &View, forwardings: Vec<Forwarding>, used: &[Claim]) -> Result<Self, StoreError> {
         let mut claims = BTreeMap::new();
         for forwarding in &forwardings {
             let used = leases.claims_held_by(&forwarding.attachment)?;
             claims.extend(used.into_iter().map(|claim| (claim.key.clone(), Some(claim))));
         }
+        for claim in used {
+            claims.insert(claim.key.clone(), leases.claim(&claim.key)?);
+        }
         Ok(Self { forwardings, claims })
     }
+}
 
-    /// Notes what there was of the claims that are used from now on.
-    fn note_claims(&mut self, leases: &View, claims: &[Claim]) -> Result<(), StoreError> {
-        for claim in claims {
-            self.claims.insert(claim.key.clone(), leases.claim(&claim.key)?);
+/// Removes the files of what is gone and was of other pods or containers. They are
+/// in nobody's way: where that fails, it is worth a line.
+fn withdraw_files_of_others(node: &mut Node, gone: &[Forwarding], after: &Forwarding) {
+    let own = publish::folder(&node.run_dir, after);
+    for gone in gone.iter().filter(|gone| publish::folder(&node.run_dir, gone) != own) {
+        let withdrawn = node.store.read().and_then(|leases| release::project(node, &leases, gone));
+        if let Err(error) = withdrawn.map_err(Error::from).and_then(|done| Ok(done?)) {
+            log::warn!("{}", error.with_causes());
         }
-        Ok(())
     }
 }
 

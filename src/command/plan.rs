@@ -6,7 +6,7 @@ use super::{Call, Error, Exclusion};
 use crate::{
     allocator::{self, Plan, PlanError, Pool, Situation},
     cni::config::{HostListeners, Settings},
-    host,
+    host::{self, Namespaces, Presence},
     lease::{
         Attachment, Claim, ContainerAddresses, Forwarding, GroupName, InterfaceName, Lease,
         Namespace, Pod, Strategy,
@@ -73,16 +73,18 @@ impl Pools {
     }
 }
 
-/// Plans until the host uses no port of the plan itself. Each round finds at least
-/// one more port that it uses, so there are at most as many rounds as ports.
+/// Plans until the host uses no port of the plan itself, and nobody who is gone is
+/// in the way. Each round finds at least one more port that the host uses, or one
+/// more such holder, so there are at most as many rounds as ports and holders.
+/// Returns the plan, and everything that it takes the place of.
 pub(super) fn plan(
     call: &Call,
     settings: &Settings,
     pools: &Pools,
     wanted: &Wanted,
-    previous: &[Forwarding],
+    mut previous: Vec<Forwarding>,
     leases: &View,
-) -> Result<Plan, Error> {
+) -> Result<(Plan, Vec<Forwarding>), Error> {
     let mut in_use = BTreeSet::new();
     let mut rng = fastrand::Rng::new();
     let namespace = wanted.pod.as_ref().map(|pod| &pod.namespace);
@@ -90,17 +92,27 @@ pub(super) fn plan(
         let situation = Situation {
             attachment: &wanted.attachment,
             namespace,
-            previous,
+            previous: &previous,
             pools: &pools.0,
             in_use: &in_use,
             now: call.since_boot,
         };
         let plan = allocator::plan(&wanted.requests, situation, leases, &mut rng);
-        let plan = plan.map_err(|error| refusal(leases, error))?;
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                let Some(gone) = gone_holder(leases, &wanted.attachment, &error)? else {
+                    return Err(refusal(leases, error));
+                };
+                log::warn!("{} is gone without a DEL: its ports are given back", gone.attachment);
+                previous.push(gone);
+                continue;
+            }
+        };
         let known = in_use.len();
         for lease in &plan.leases {
             match (&lease.group, settings.host_listeners) {
-                (Some(_), _) if is_out_of_reach(lease, namespace, previous, leases)? => {
+                (Some(_), _) if is_out_of_reach(lease, namespace, &previous, leases)? => {
                     in_use.insert(lease.host);
                 }
                 (None, HostListeners::Refuse) if host::is_listening(&lease.host)? => {
@@ -110,11 +122,29 @@ pub(super) fn plan(
             }
         }
         if in_use.len() == known {
-            refuse_more_than_a_quota(settings, namespace, previous, &plan, leases)?;
+            refuse_more_than_a_quota(settings, namespace, &previous, &plan, leases)?;
             warn_of_moves(leases, &plan.claims)?;
-            return Ok(plan);
+            return Ok((plan, previous));
         }
     }
+}
+
+/// Who stands in the way of a plan, if its sandbox is gone: containerd calls no GC,
+/// and a runtime that lost its state sends no DEL, so the pod would wait for ever.
+/// Only of the same network, whose table this ADD changes.
+fn gone_holder(
+    leases: &View,
+    owner: &Attachment,
+    error: &PlanError<StoreError>,
+) -> Result<Option<Forwarding>, Error> {
+    let (PlanError::Held { holder, .. } | PlanError::ClaimHeld { holder, .. }) = error else {
+        return Ok(None);
+    };
+    let held = leases.forwarding(holder)?.filter(|_| holder.network == owner.network);
+    let Some(held) = held else { return Ok(None) };
+    let Some(sandbox) = &held.sandbox else { return Ok(None) };
+    let presence = Namespaces::look()?.presence(sandbox, &held.container);
+    Ok((presence == Presence::Gone).then_some(held))
 }
 
 /// Whether the host uses a port that is not asked for by number. Of one that is
