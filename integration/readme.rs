@@ -43,6 +43,7 @@ cd /run/work
 ln -s "$PLUGIN" dist/portclaim
 ln -s "$CTL" dist/portclaimctl
 ln -s "$ROOT/conflist" conflist
+echo 1 >/proc/sys/net/ipv4/ip_forward
 export CNI_CONTAINERID=abc CNI_NETNS=/run/netns/abc CNI_IFNAME=eth0
 CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{
     "cniVersion": "1.0.0", "name": "mynet", "type": "portclaim",

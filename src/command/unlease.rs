@@ -139,6 +139,10 @@ impl Operator<'_> {
             return Ok(Unleased { claims, ..Unleased::default() });
         }
         let given = release::give_back(context, &mut self.node, draft, &leaving)?;
+        if given.released.is_empty() {
+            // Then nothing was committed.
+            claims.clear();
+        }
         let mut errors = given.errors;
         errors.extend(given.unpublished);
         Ok(Unleased { leases: given.released, claims, errors })

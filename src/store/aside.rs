@@ -35,18 +35,10 @@ impl Lock {
     pub fn set_aside(&mut self, name: &str) -> Result<Option<PathBuf>, StoreError> {
         let dir = &self.store.dir;
         scratch::remove_leftovers(dir)?;
-        let truth = match Link::read(dir, CURRENT)? {
-            Link::To(number) if path(dir, number).is_dir() => Some(number),
-            _ => numbers(dir)?.first().copied(),
-        };
-        let truth = truth.map(|number| path(dir, number));
-        let mut parts = entries(dir)?;
-        parts.retain(|path| is_part(path));
+        let parts = parts(dir)?;
         if parts.is_empty() {
             return Ok(None);
         }
-        let is_link = |path: &Path| [CURRENT, DURABLE].iter().any(|link| path.ends_with(link));
-        parts.sort_by_key(|path| (Some(path) == truth.as_ref(), is_link(path)));
         let target = create(dir, name)?;
         for part in parts {
             let to = target.join(part.file_name().unwrap_or_default());
@@ -56,6 +48,21 @@ impl Lock {
         sync(dir)?;
         Ok(Some(target))
     }
+}
+
+/// Everything that is of a store, in the order in which it may go: what is read last
+/// first, then the links, then what they lead to.
+pub(super) fn parts(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let truth = match Link::read(dir, CURRENT)? {
+        Link::To(number) if path(dir, number).is_dir() => Some(number),
+        _ => numbers(dir)?.first().copied(),
+    };
+    let truth = truth.map(|number| path(dir, number));
+    let mut parts = entries(dir)?;
+    parts.retain(|path| is_part(path));
+    let is_link = |path: &Path| [CURRENT, DURABLE].iter().any(|link| path.ends_with(link));
+    parts.sort_by_key(|path| (Some(path) == truth.as_ref(), is_link(path)));
+    Ok(parts)
 }
 
 fn is_part(path: &Path) -> bool {

@@ -1,5 +1,6 @@
 //! The store as its callers see it. The parts have a story each:
 //!
+//! - `aside`: an operator begins anew.
 //! - `basics`: what is put down is found again, by every question.
 //! - `claim`: reservations outlive those who use them, and end.
 //! - `release`: ports that were given back rest.
@@ -9,6 +10,7 @@
 //! - `former`: what an earlier version wrote is read.
 //! - `lock`: who waits, how long, and who keeps the lock.
 
+mod aside;
 mod basics;
 mod claim;
 mod crash;

@@ -32,7 +32,7 @@ pub struct Options {
     force: bool,
 }
 
-/// So much of a container's ID must be given.
+/// So much of a container's ID must be given, where it is not said to be one.
 const SHORTEST_ID: usize = 4;
 
 pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Result<ExitCode> {
@@ -116,7 +116,7 @@ fn targets(text: &str) -> Vec<Target> {
     let named = match text.split_once(':') {
         Some(("port", text)) => Some(port(text)),
         Some(("pod", text)) => Some(pod(text)),
-        Some(("container" | "attachment", text)) => Some(container(text)),
+        Some(("container" | "attachment", text)) => Some(container(text, 1)),
         Some(("claim", text)) => Some(claim(text)),
         _ => None,
     };
@@ -127,7 +127,7 @@ fn targets(text: &str) -> Vec<Target> {
     if let Some(port) = port(text) {
         return vec![port];
     }
-    [pod(text), container(text), claim(text)].into_iter().flatten().collect()
+    [pod(text), container(text, SHORTEST_ID), claim(text)].into_iter().flatten().collect()
 }
 
 fn protocol(name: &str) -> Option<Protocol> {
@@ -158,13 +158,13 @@ fn pod(text: &str) -> Option<Target> {
 }
 
 /// As attachments are shown, too: `3f2a8c1b9d0e…/eth0`.
-fn container(text: &str) -> Option<Target> {
+fn container(text: &str, shortest: usize) -> Option<Target> {
     let (id, interface) = match text.split_once('/') {
         Some((id, interface)) => (id, Some(interface.parse().ok()?)),
         None => (text, None),
     };
     let id = id.strip_suffix('…').unwrap_or(id);
-    (id.len() >= SHORTEST_ID).then(|| Target::Container(id.to_owned(), interface))
+    (id.len() >= shortest).then(|| Target::Container(id.to_owned(), interface))
 }
 
 /// Without a namespace, of containers in no pod: `/CLAIM`, or `CLAIM` alone.
