@@ -118,7 +118,8 @@ impl Store {
                 Err(e) => return Err(e).at("look for", &path),
             }
         }
-        Ok(false)
+        // Without links, the first generation is one that was never finished.
+        Ok(generation::numbers(&self.dir)?.iter().any(|number| *number != 1))
     }
 
     /// Takes the node's lock, waiting for `timeout` at most; creates the
