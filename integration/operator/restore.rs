@@ -1,12 +1,6 @@
 //! `restore`.
 
-use std::{
-    fs,
-    net::Ipv4Addr,
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
 
 use portclaim::lease::Protocol;
 use serde_json::json;
