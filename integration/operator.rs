@@ -16,32 +16,15 @@ use std::{
 };
 
 use libtest_mimic::Trial;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    chain::{Container, Network},
-    held::{forwarded, leases},
+    chain::Container,
+    held::leases,
     node::Node,
+    recovery::{add, fixed, forwarded_ports, network},
     traffic::PATIENCE,
 };
-
-fn network() -> Network {
-    Network::bridge("podnet", true)
-}
-
-fn fixed(port: u16) -> Value {
-    json!([{ "hostPort": port, "containerPort": 80 }])
-}
-
-#[track_caller]
-fn add(node: &Node, container: &Container, mappings: Value) {
-    network().add(node, container, mappings).run(node).succeeded();
-}
-
-/// The TCP ports that the kernel forwards, sorted.
-fn forwarded_ports(node: &Node) -> Vec<u16> {
-    forwarded(node, &network()).into_keys().map(|(_, port)| port).collect()
-}
 
 fn containers(node: &Node) -> Vec<String> {
     leases(node).into_iter().map(|held| held.container).collect()

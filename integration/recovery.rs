@@ -16,21 +16,21 @@ use crate::{
     node::Node,
 };
 
-fn network() -> Network {
+pub fn network() -> Network {
     Network::bridge("podnet", true)
 }
 
-fn fixed(port: u16) -> Value {
+pub fn fixed(port: u16) -> Value {
     json!([{ "hostPort": port, "containerPort": 80 }])
 }
 
 #[track_caller]
-fn add(node: &Node, container: &Container, mappings: Value) {
+pub fn add(node: &Node, container: &Container, mappings: Value) {
     network().add(node, container, mappings).run(node).succeeded();
 }
 
 /// The TCP ports that the kernel forwards, sorted.
-fn forwarded_ports(node: &Node) -> Vec<u16> {
+pub fn forwarded_ports(node: &Node) -> Vec<u16> {
     forwarded(node, &network()).into_keys().map(|(_, port)| port).collect()
 }
 
