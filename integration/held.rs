@@ -39,7 +39,7 @@ pub struct Held {
     pub claim: Option<String>,
 }
 
-/// Every lease of the node, sorted.
+/// Every lease of the containers of the node, sorted.
 #[track_caller]
 pub fn leases(node: &Node) -> Vec<Held> {
     let mut command = node.command(Path::new(env!("CARGO_BIN_EXE_portclaimctl")));
@@ -48,8 +48,12 @@ pub fn leases(node: &Node) -> Vec<Held> {
     let output = node.host.enter(|| output(&mut command, b""));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "portclaimctl list: {error}");
-    let mut leases: Vec<Held> = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("portclaimctl list: {e}: {output:?}"));
+    let read = || {
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        let of_containers = rows.into_iter().filter(|row| row["module"].is_null());
+        of_containers.map(serde_json::from_value).collect::<Result<Vec<Held>, _>>()
+    };
+    let mut leases = read().unwrap_or_else(|e| panic!("portclaimctl list: {e}: {output:?}"));
     leases.sort();
     leases
 }

@@ -21,6 +21,7 @@ mod flow;
 mod forwarding;
 mod held;
 mod lease;
+mod module;
 mod namespace;
 mod node;
 mod operator;
@@ -54,6 +55,7 @@ fn main() {
         upkeep::trials(),
         concurrency::trials(),
         crash::trials(),
+        module::trials(),
         readme::trials(),
         recovery::trials(),
         operator::trials(),

@@ -4,6 +4,7 @@
 mod check;
 mod collect;
 mod doctor;
+mod module;
 mod release;
 mod reset;
 mod restore;
@@ -92,6 +93,7 @@ pub fn trials() -> Vec<Trial> {
         crate::trials("operator", release::TESTS),
         crate::trials("operator", reset::TESTS),
         crate::trials("operator", doctor::TESTS),
+        crate::trials("operator", module::TESTS),
     ];
     areas.into_iter().flatten().collect()
 }

@@ -30,8 +30,9 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("nft", "nftables"),

@@ -46,6 +46,8 @@ fn list() {
         "list --group games --protocol UDP",
         "list --port 7000-7999,5432",
         "list --network other",
+        "list --module mail1",
+        "list --module phone1 -o json",
         "list --pod web-0 -o json",
         "list --port 7000 --protocol udp -o yaml",
     ] {
@@ -105,6 +107,7 @@ fn explain() {
         "explain 7005/udp",
         "explain 7009",
         "explain 10001",
+        "explain 10100/tcp",
         "explain 5432/tcp",
         "explain 5432/tcp --host-ip 192.0.2.10",
         "explain [2001:db8::7]:5432/tcp",
@@ -166,6 +169,13 @@ fn show() {
         .run(node)
         .succeeded();
 
+    for args in [
+        &["allocate", "--tcp", "2", "--owner", "mail1"][..],
+        &["allocate", "--udp", "1", "--owner", "phone1", "--to", "10.88.0.9:5060"],
+    ] {
+        assert!(site.run(args).status.success());
+    }
+
     let mut transcript = Transcript::new(&site);
     for args in [
         "show 8080",
@@ -175,6 +185,9 @@ fn show() {
         "show games-eu/arena-0",
         "show 3f2a9",
         "show 3f2a",
+        "show mail1",
+        "show 10001/tcp",
+        "show phone1",
         "show nobody",
         "show 9999",
     ] {
@@ -190,6 +203,7 @@ fn show() {
     transcript.run("show 8080/tcp");
     site.node.host.nft("flush ruleset");
     transcript.run("show 3f2a9");
+    transcript.run("show phone1");
     network.del(&site.node, &web).run(&site.node).succeeded();
     transcript.run("show arena-0");
     site.write(&network.named("another"));

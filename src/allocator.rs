@@ -29,8 +29,8 @@ use std::{
 
 use crate::{
     lease::{
-        Attachment, Claim, ClaimKey, Forwarding, GroupName, HostPort, Lease, Namespace, Port,
-        PortSet, Rest,
+        Attachment, Claim, ClaimKey, Forwarding, GroupName, HostPort, Lease, Namespace, Owner,
+        Port, PortSet, Rest,
     },
     request::{Choice, ContainerPort, Request},
 };
@@ -59,8 +59,9 @@ pub struct Pool {
 /// What surrounds a plan.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
-    /// For whom it is made.
-    pub attachment: &'a Attachment,
+    /// For which attachment it is made; none: for a module, to which only what nobody
+    /// holds is free, and which has no claims.
+    pub attachment: Option<&'a Attachment>,
     /// The namespace of its pod, which its claims belong to.
     pub namespace: Option<&'a Namespace>,
     /// What goes as the plan is carried out: what the attachment holds itself, and
@@ -71,7 +72,7 @@ pub struct Situation<'a> {
     /// Ports that processes of the host were seen to use. No dynamic port is given
     /// that a packet to one of them could be meant for.
     pub in_use: &'a BTreeSet<HostPort>,
-    /// The time since boot.
+    /// The time since boot. [`Duration::MAX`]: no port rests any more.
     pub now: Duration,
 }
 
@@ -94,7 +95,7 @@ pub enum PlanError<E> {
         /// What was asked for.
         wanted: HostPort,
         /// Who holds it, or a part of it.
-        holder: Attachment,
+        holder: Owner,
     },
     /// A port that was asked for by number is reserved, be it by a claim of the
     /// attachment's own.
@@ -197,7 +198,7 @@ fn wishes<'a, L: Ledger>(
         for key in wish.claim_keys(situation.namespace) {
             let Some(record) = ledger.claim(&key)? else { continue };
             match &record.holder {
-                Some(holder) if !situation.is_own(holder) => {
+                Some(holder) if !situation.is_of_own(holder) => {
                     return Err(PlanError::ClaimHeld {
                         claim: Box::new(key),
                         holder: holder.clone(),
@@ -321,8 +322,13 @@ fn written_down(requests: &[Request], wishes: &[Wish<'_>], situation: Situation<
 
 impl Situation<'_> {
     /// Whether what it holds is free for the plan.
-    fn is_own(&self, holder: &Attachment) -> bool {
-        holder == self.attachment || self.previous.iter().any(|held| held.attachment == *holder)
+    fn is_own(&self, holder: &Owner) -> bool {
+        matches!(holder, Owner::Attachment(holder) if self.is_of_own(holder))
+    }
+
+    fn is_of_own(&self, holder: &Attachment) -> bool {
+        Some(holder) == self.attachment
+            || self.previous.iter().any(|held| held.attachment == *holder)
     }
 }
 

@@ -16,6 +16,7 @@ mod doctor;
 mod error;
 mod exclusion;
 mod gc;
+pub mod module;
 mod operate;
 mod plan;
 mod release;

@@ -7,12 +7,13 @@ use std::{
 
 /// Rooms and the floor they are on. A file belongs to the longest path that it
 /// begins with, and may name only rooms on lower floors, and its own.
-const ROOMS: [(&str, u8); 15] = [
+const ROOMS: [(&str, u8); 16] = [
     ("lease", 0),
     ("cni", 1),
     ("nat/condition", 1),
     ("nat/element", 1),
     ("nat/ruleset", 1),
+    ("module", 2),
     ("request", 2),
     ("allocator", 3),
     ("netlink", 4),

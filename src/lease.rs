@@ -8,6 +8,7 @@ mod attachment;
 mod claim;
 mod excerpt;
 mod group;
+mod module;
 mod name;
 mod port;
 mod port_map;
@@ -19,9 +20,10 @@ pub use attachment::{Attachment, Pod};
 pub use claim::{Claim, ClaimKey};
 pub use excerpt::Excerpt;
 pub use group::{Group, NamespaceGlob, Strategy, admits};
+pub use module::{Endpoint, ModuleLease, Owner, ParseEndpointError};
 pub use name::{
-    ClaimName, ContainerId, GroupName, InterfaceName, Namespace, NetworkName, ParseNameError,
-    PodName, PortName,
+    ClaimName, ContainerId, GroupName, InterfaceName, ModuleId, Namespace, NetworkName,
+    ParseNameError, PodName, PortName,
 };
 pub use port::{HostPort, ParsePortError, Port, PortSet};
 pub use port_map::PortMap;

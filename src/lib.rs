@@ -8,7 +8,7 @@
 //! 2 effects  store · nat (apply) · host · publish · logger    one kind of effect each
 //!            netlink                                      the wire beneath nat and host
 //! 1 pure     allocator
-//!            request
+//!            request · module
 //!            cni · nat (ruleset, element, condition)
 //! 0 nouns    lease
 //! ```
@@ -23,6 +23,7 @@ pub mod host;
 mod layers;
 pub mod lease;
 pub mod logger;
+pub mod module;
 pub mod nat;
 pub mod netlink;
 pub mod publish;

@@ -3,6 +3,7 @@
 //! ```text
 //! <runDir>/pods/<namespace>/<pod>/ports.env, ports.json      with Kubernetes
 //! <runDir>/containers/<containerID>/ports.env, ports.json    without
+//! <runDir>/modules/<module>/ports.env, ports.json            of services of the host
 //! ```
 //!
 //! Projections of the store: complete before ADD returns, replaced atomically,
@@ -15,6 +16,9 @@
 
 mod audit;
 mod env;
+mod module;
+
+pub use module::{module_env, module_folder, publish_module};
 
 use std::{
     fs,
@@ -23,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use audit::{Fault, compare, folders};
+pub use audit::{Fault, folders};
 use serde::Serialize;
 
 use crate::lease::{Attachment, ClaimName, Forwarding, GroupName, Lease, PortName};
@@ -42,6 +46,7 @@ pub const JSON: &str = "ports.json";
 const ENV: &str = "ports.env";
 const PODS: &str = "pods";
 const CONTAINERS: &str = "containers";
+const MODULES: &str = "modules";
 /// What a file is written to before it takes its place.
 const NEW: &str = "ports.new";
 
@@ -86,29 +91,55 @@ impl<'a> From<&'a Lease> for Entry<'a> {
     }
 }
 
-/// Writes the files of a container, in place of those that are there.
-pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
-    let folder = folder(run_dir, forwarding);
-    create_folder(run_dir, &folder)?;
-    for (name, text) in render(forwarding) {
-        replace(&folder.join(name), &text)?;
-    }
-    Ok(())
+/// The files of one container or module, and where they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    folder: PathBuf,
+    /// By their names, in the order in which they are written.
+    files: [(&'static str, String); 2],
 }
 
-/// The files of a container, by their names, in the order in which they are written.
-fn render(forwarding: &Forwarding) -> [(&'static str, String); 2] {
-    let pod = forwarding.pod.as_ref();
-    let document = Document {
-        attachment: &forwarding.attachment,
-        namespace: pod.map(|pod| pod.namespace.as_str()),
-        pod: pod.map(|pod| pod.name.as_str()),
-        uid: pod.and_then(|pod| pod.uid.as_deref()),
-        ports: forwarding.leases.iter().map(Entry::from).collect(),
-    };
-    let mut json = serde_json::to_string_pretty(&document).expect("texts can be written as JSON");
-    json.push('\n');
-    [(ENV, env::render(&forwarding.leases)), (JSON, json)]
+impl Publication {
+    /// What is published of a container.
+    #[must_use]
+    pub fn of_container(run_dir: &Path, forwarding: &Forwarding) -> Self {
+        let pod = forwarding.pod.as_ref();
+        let document = Document {
+            attachment: &forwarding.attachment,
+            namespace: pod.map(|pod| pod.namespace.as_str()),
+            pod: pod.map(|pod| pod.name.as_str()),
+            uid: pod.and_then(|pod| pod.uid.as_deref()),
+            ports: forwarding.leases.iter().map(Entry::from).collect(),
+        };
+        let env = env::render(&forwarding.leases);
+        Self::new(folder(run_dir, forwarding), env, &document)
+    }
+
+    fn new(folder: PathBuf, env: String, document: &impl Serialize) -> Self {
+        let json = serde_json::to_string_pretty(document);
+        let json = json.expect("texts can be written as JSON") + "\n";
+        Self { folder, files: [(ENV, env), (JSON, json)] }
+    }
+
+    /// Where the files are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Writes the files, in place of those that are there.
+    pub fn write(&self, run_dir: &Path) -> Result<(), PublishError> {
+        create_folder(run_dir, &self.folder)?;
+        for (name, text) in &self.files {
+            replace(&self.folder.join(name), text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the files of a container, in place of those that are there.
+pub fn publish(run_dir: &Path, forwarding: &Forwarding) -> Result<(), PublishError> {
+    Publication::of_container(run_dir, forwarding).write(run_dir)
 }
 
 /// Removes the files of a container, and its folders if nothing else is in them.

@@ -28,8 +28,9 @@
 //! and not when sled happens upon it.
 //!
 //! Leases of attachments die with the power, so most commits are not synced.
-//! Those that change a claim are, and move `durable`; so is and does the first of
-//! every boot: it starts from `durable` and drops what belonged to attachments.
+//! Those that change a claim, or what a module holds, are, and move `durable`; so is
+//! and does the first of every boot: it starts from `durable` and drops what belonged
+//! to attachments.
 //!
 //! Limits: every open copies the whole database, which is meant for thousands
 //! of leases and not for millions. The file system must have flock and symbolic
@@ -45,6 +46,7 @@ mod generation;
 mod inventory;
 mod ledger;
 mod lock;
+mod module;
 mod port_index;
 mod publish;
 mod reader;

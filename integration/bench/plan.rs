@@ -95,7 +95,7 @@ fn plans(leased: usize, samples: u32) -> Vec<String> {
     let pools = BTreeMap::from([(group(), pool)]);
     let (owner, in_use) = (attachment(leased), BTreeSet::new());
     let situation = Situation {
-        attachment: &owner,
+        attachment: Some(&owner),
         namespace: None,
         previous: &[],
         pools: &pools,

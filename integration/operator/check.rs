@@ -145,6 +145,7 @@ fn check_for_programs() {
             "ifname": "eth0",
             "namespace": "shop",
             "pod": "web-0",
+            "module": null,
             "text": "map any6_addr of table inet portclaim_podnet has no element 8080/tcp, \
                      which is of shop/web-0",
         }])
@@ -155,7 +156,7 @@ fn check_for_programs() {
     damage(&node);
     let failed = ctl(&node, &network(), &["check"]);
     assert_eq!(failed.with_status(3), "");
-    assert!(failed.stderr.contains("portclaimctl reset"), "{failed:?}");
+    assert!(failed.stderr.contains("\nportclaimctl: portclaimctl reset"), "{failed:?}");
 }
 
 /// A call at work is no difference: what is found is looked at again once it is over.

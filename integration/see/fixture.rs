@@ -9,8 +9,8 @@ use std::{
 
 use portclaim::{
     lease::{
-        Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, HostPort, Lease, Pod, Port,
-        Protocol, Rest,
+        Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, HostPort, Lease, ModuleLease,
+        Pod, Port, Protocol, Rest,
     },
     store::{Moment, Store},
 };
@@ -197,6 +197,20 @@ fn claim(namespace: &str, name: (&str, &str), host: &str, count: u16, group: &st
     }
 }
 
+fn block(module: &str, ports: (Protocol, u16, u16), group: &str, to: Option<&str>) -> ModuleLease {
+    ModuleLease {
+        module: module.parse().unwrap(),
+        name: None,
+        protocol: ports.0,
+        port: port_of(ports.1),
+        count: ports.2,
+        group: group.parse().unwrap(),
+        to: to.map(|to| to.parse().unwrap()),
+        since: since(),
+        rest: Rest { cooldown: 0, is_remembered: false },
+    }
+}
+
 /// One of everything, in two generations: the second adds what came last.
 fn everything(store: &Store) {
     let boot = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap();
@@ -240,6 +254,11 @@ fn everything(store: &Store) {
     let web = vec![lease("8080/tcp", 80), drawn("10001/tcp", "http", "default", None)];
     let web = forwarding(("podnet", WEB), Some(("shop", "web-0")), 2, web);
     draft.insert(&web).unwrap();
+    let mail = block("mail1", (Protocol::Tcp, 10100, 2), "default", None);
+    let phone = block("phone1", (Protocol::Udp, 20200, 1), "media", Some("10.88.0.9:5060"));
+    for module in [mail, phone] {
+        draft.insert_module(&module).unwrap();
+    }
     draft.commit().unwrap();
 }
 

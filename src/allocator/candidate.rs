@@ -13,7 +13,7 @@ use std::{
 use super::{Ledger, Pool, Situation};
 use crate::{
     lease::{
-        Attachment, Claim, ClaimKey, GroupName, HostAddress, HostPort, Namespace, Port, PortMap,
+        Claim, ClaimKey, GroupName, HostAddress, HostPort, Namespace, Owner, Port, PortMap,
         Protocol,
     },
     request::{Dynamic, Request},
@@ -55,7 +55,7 @@ impl Wish<'_> {
             address: self.request.address,
             group: self.dynamic.group.clone(),
             ttl: self.pool.claim_ttl.as_secs(),
-            holder: Some(situation.attachment.clone()),
+            holder: situation.attachment.cloned(),
             expires: None,
         };
         keys.map(claim).collect()
@@ -79,7 +79,7 @@ pub(super) enum Bound {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obstacle {
     /// Another owner holds it.
-    Holder(Attachment),
+    Holder(Owner),
     /// It is reserved.
     Claim(ClaimKey),
 }

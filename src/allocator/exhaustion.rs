@@ -10,7 +10,7 @@ use super::{
     Ledger,
     candidate::{Obstacle, Ports, Wish},
 };
-use crate::lease::{Attachment, GroupName, HostAddress, HostPort, Port, PortMap, Protocols};
+use crate::lease::{GroupName, HostAddress, HostPort, Owner, Port, PortMap, Protocols};
 
 /// Why a request cannot be served from its group. Shown as `group "games" has no
 /// free udp port: 1000 of 1000 leased`.
@@ -42,7 +42,7 @@ pub struct Exhaustion {
     pub excluded: u32,
     /// Who holds how many of them, most first. The attachment itself and what goes
     /// with the plan are not among them.
-    pub holders: Vec<(Attachment, u32)>,
+    pub holders: Vec<(Owner, u32)>,
 }
 
 impl fmt::Display for Exhaustion {

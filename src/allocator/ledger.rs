@@ -1,6 +1,6 @@
 //! What a plan asks of the leases and claims there are.
 
-use crate::lease::{Attachment, Claim, ClaimKey, HostPort, Port, PortMap, Protocol, Release};
+use crate::lease::{Claim, ClaimKey, HostPort, Owner, Port, PortMap, Protocol, Release};
 
 /// What a plan needs to know of the leases and claims there are. Claims that have
 /// expired are not among them. A plan asks for each map and for the releases of a
@@ -14,7 +14,7 @@ pub trait Ledger {
         &self,
         protocol: Protocol,
         port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, Self::Error>;
+    ) -> Result<Vec<(HostPort, Owner)>, Self::Error>;
 
     /// The claims about this port of this protocol, on whatever address, whether
     /// they are in use or not.

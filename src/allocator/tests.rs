@@ -14,7 +14,9 @@ use std::{cell::RefCell, convert::Infallible};
 
 use super::*;
 use crate::{
-    lease::{ContainerAddresses, HostAddress, PortMap, Protocol, Protocols, Release, Strategy},
+    lease::{
+        ContainerAddresses, HostAddress, ModuleId, PortMap, Protocol, Protocols, Release, Strategy,
+    },
     request::Dynamic,
 };
 
@@ -25,6 +27,8 @@ const COOLDOWN: Duration = Duration::from_mins(1);
 struct Node {
     forwardings: BTreeMap<Attachment, Forwarding>,
     claims: BTreeMap<ClaimKey, Claim>,
+    /// What modules hold.
+    modules: Vec<(HostPort, ModuleId)>,
     releases: BTreeMap<(Protocol, Port), Release>,
     pools: BTreeMap<GroupName, Pool>,
     in_use: BTreeSet<HostPort>,
@@ -40,10 +44,10 @@ impl Ledger for Node {
         &self,
         protocol: Protocol,
         port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, Infallible> {
+    ) -> Result<Vec<(HostPort, Owner)>, Infallible> {
         let held =
             self.holdings().filter(|(host, _)| host.protocol == protocol && host.port == port);
-        Ok(held.map(|(host, holder)| (host, holder.clone())).collect())
+        Ok(held.collect())
     }
 
     fn claims_on(&self, protocol: Protocol, port: Port) -> Result<Vec<Claim>, Infallible> {
@@ -92,9 +96,12 @@ impl Node {
         Self { pools: pools.into(), now: Duration::from_hours(1), ..Self::default() }
     }
 
-    fn holdings(&self) -> impl Iterator<Item = (HostPort, &Attachment)> {
+    fn holdings(&self) -> impl Iterator<Item = (HostPort, Owner)> {
         let held = self.forwardings.values();
-        held.flat_map(|it| it.leases.iter().map(|lease| (lease.host, &it.attachment)))
+        let held = held.flat_map(|it| {
+            it.leases.iter().map(|lease| (lease.host, it.attachment.clone().into()))
+        });
+        held.chain(self.modules.iter().map(|(host, by)| (*host, Owner::Module(by.clone()))))
     }
 
     fn plan(&self, owner: &str, requests: &[Request], seed: u64) -> Planned {
@@ -110,7 +117,7 @@ impl Node {
             .collect();
         let namespace = "shop".parse().unwrap();
         let situation = Situation {
-            attachment: &attachment(owner),
+            attachment: Some(&attachment(owner)),
             namespace: Some(&namespace),
             previous: &previous,
             pools: &self.pools,

@@ -13,12 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, operate::Operator, release};
+use super::{Error, module, operate::Operator, release};
 use crate::{
     host,
-    lease::{Attachment, Forwarding, InterfaceName, NetworkName, Pod},
+    lease::{Forwarding, InterfaceName, ModuleLease, NetworkName, Owner, Pod},
     nat::{self, Difference, Element, Table, elements, network_of},
-    publish,
+    publish::{self, Publication},
     store::View,
 };
 
@@ -62,10 +62,10 @@ impl Kind {
 pub struct Finding {
     /// What is different.
     pub kind: Kind,
-    /// The network, as far as it is known.
+    /// The network, as far as it is known; none of modules.
     pub network: Option<NetworkName>,
     /// Whose it is.
-    pub owner: Option<(Attachment, Option<Pod>)>,
+    pub owner: Option<(Owner, Option<Pod>)>,
     /// In one sentence, with the table, element, link or file.
     pub text: String,
 }
@@ -92,8 +92,16 @@ pub(super) struct ComparedTable {
 
 /// A folder that is not as it should be.
 pub(super) enum ComparedFolder {
-    Faulty(Box<Forwarding>, Vec<publish::Fault>),
+    Faulty(Box<FaultyFolder>),
     Foreign(PathBuf),
+}
+
+/// A folder whose files are not what they should be.
+pub(super) struct FaultyFolder {
+    pub(super) publication: Publication,
+    network: Option<NetworkName>,
+    owner: (Owner, Option<Pod>),
+    faults: Vec<publish::Fault>,
 }
 
 /// All that is made from the store, and how it differs from what it should be.
@@ -122,8 +130,8 @@ impl Operator<'_> {
     fn compare_now(&mut self) -> Result<Comparison, Error> {
         let leases = self.node.store.read()?;
         let projection = self.project(&leases)?;
-        let count = leases.forwardings()?.iter().map(|held| held.leases.len()).sum();
-        Ok(Comparison { findings: projection.findings(), notes: projection.notes(), leases: count })
+        let leases = count(&leases.forwardings()?, &leases.module_leases()?);
+        Ok(Comparison { findings: projection.findings(), notes: projection.notes(), leases })
     }
 
     /// Looks at everything that is made from these leases.
@@ -165,6 +173,18 @@ impl Operator<'_> {
                 differences,
             });
         }
+        let table = module::table(leases.lineage());
+        let forwardings_of_modules = module::forwardings(leases)?;
+        let was_there = there.remove(table.name());
+        if was_there || !forwardings_of_modules.is_empty() {
+            projection.tables.push(ComparedTable {
+                differences: self.node.nat.audit(&table, true, &forwardings_of_modules)?,
+                table,
+                network: None,
+                is_configured: true,
+                forwardings: forwardings_of_modules,
+            });
+        }
         // Of networks that nobody knows of any more.
         for name in there {
             let options = nat::Options { lineage: leases.lineage(), ..default_options() };
@@ -176,7 +196,7 @@ impl Operator<'_> {
                 table: Table::named(name, &options),
             });
         }
-        projection.look_at_files(&self.node.run_dir, forwardings)?;
+        projection.look_at_files(&self.node.run_dir, forwardings, &leases.module_leases()?)?;
         Ok(projection)
     }
 }
@@ -207,21 +227,38 @@ impl Projection {
         Ok(())
     }
 
-    fn look_at_files(&mut self, run_dir: &Path, forwardings: Vec<Forwarding>) -> Result<(), Error> {
+    fn look_at_files(
+        &mut self,
+        run_dir: &Path,
+        forwardings: Vec<Forwarding>,
+        modules: &[ModuleLease],
+    ) -> Result<(), Error> {
         let mut folders: BTreeMap<PathBuf, Vec<Forwarding>> = BTreeMap::new();
         for forwarding in forwardings {
             let folder = publish::folder(run_dir, &forwarding);
             folders.entry(folder).or_default().push(forwarding);
         }
-        for sharing in folders.values() {
-            let Some(latest) = release::latest(sharing) else { continue };
-            let faults = publish::compare(run_dir, latest)?;
+        let mut known: BTreeSet<PathBuf> = BTreeSet::new();
+        let of_containers = folders.values().filter_map(|sharing| {
+            let latest = release::latest(sharing)?;
+            let network = Some(latest.attachment.network.clone());
+            Some((Publication::of_container(run_dir, latest), network, owner(latest)))
+        });
+        let of_modules = modules.chunk_by(|one, other| one.module == other.module).map(|held| {
+            let module = &held[0].module;
+            let publication = Publication::of_module(run_dir, module, held);
+            (publication, None, (Owner::Module(module.clone()), None))
+        });
+        for (publication, network, owner) in of_containers.chain(of_modules) {
+            known.insert(publication.folder().to_owned());
+            let faults = publication.faults()?;
             if !faults.is_empty() {
-                self.folders.push(ComparedFolder::Faulty(Box::new(latest.clone()), faults));
+                let folder = FaultyFolder { publication, network, owner, faults };
+                self.folders.push(ComparedFolder::Faulty(Box::new(folder)));
             }
         }
         for folder in publish::folders(run_dir)? {
-            if !folders.contains_key(&folder) {
+            if !known.contains(&folder) {
                 self.folders.push(ComparedFolder::Foreign(folder));
             }
         }
@@ -243,11 +280,11 @@ impl Projection {
         }));
         for folder in &self.folders {
             match folder {
-                ComparedFolder::Faulty(forwarding, faults) => {
-                    findings.extend(faults.iter().map(|fault| Finding {
+                ComparedFolder::Faulty(faulty) => {
+                    findings.extend(faulty.faults.iter().map(|fault| Finding {
                         kind: Kind::File,
-                        network: Some(forwarding.attachment.network.clone()),
-                        owner: Some(owner(forwarding)),
+                        network: faulty.network.clone(),
+                        owner: Some(faulty.owner.clone()),
                         text: fault.to_string(),
                     }));
                 }
@@ -321,14 +358,20 @@ impl ComparedTable {
     }
 }
 
-fn owner(forwarding: &Forwarding) -> (Attachment, Option<Pod>) {
-    (forwarding.attachment.clone(), forwarding.pod.clone())
+fn owner(forwarding: &Forwarding) -> (Owner, Option<Pod>) {
+    (Owner::of(forwarding), forwarding.pod.clone())
 }
 
-/// The pod, or the attachment where there is none.
+/// The pod, or whoever it is where there is none.
 pub(super) fn name(forwarding: &Forwarding) -> String {
-    match &forwarding.pod {
-        Some(pod) => pod.to_string(),
-        None => forwarding.attachment.to_string(),
+    match owner(forwarding) {
+        (_, Some(pod)) => pod.to_string(),
+        (owner, None) => owner.to_string(),
     }
+}
+
+/// How many host ports are held.
+pub(super) fn count(forwardings: &[Forwarding], modules: &[ModuleLease]) -> usize {
+    let of_containers = forwardings.iter().map(|held| held.leases.len());
+    of_containers.chain(modules.iter().map(|lease| usize::from(lease.count))).sum()
 }

@@ -5,6 +5,7 @@ use crate::{
     cni::{CniVersion, ConfigError, EnvironmentError, ErrorReply},
     host::HostError,
     lease::{Attachment, ClaimKey, HostAddress, HostPort},
+    module::Refusal,
     nat::{NatError, ParseConditionError},
     publish::PublishError,
     request::RequestError,
@@ -72,6 +73,9 @@ pub enum Error {
         /// Who uses it, and the pod behind it.
         holder: String,
     },
+    /// What a service of the host asks for and may not have.
+    #[error(transparent)]
+    Module(#[from] Refusal),
     /// A group has no port left.
     #[error("{0}")]
     Exhausted(String),
@@ -167,6 +171,9 @@ impl Error {
                 102,
                 "ask for less or for other ports, or have the node's operator change groups, static or maxPerPod",
             ),
+            Self::Module(_) => {
+                (102, "ask for less, or have the node's operator change the modules file")
+            }
             Self::Request(RequestError::Annotation(_)) => (
                 7,
                 "correct the pod's annotations, in a Deployment or StatefulSet those of its template",
@@ -198,7 +205,7 @@ impl Error {
             ),
             Self::Exhausted(_) => (
                 101,
-                "remove pods that hold its ports (portclaimctl list names them, portclaimctl gc forgets those that are gone), or have the node's operator change groups or exclude",
+                "remove what holds its ports (portclaimctl list names them, portclaimctl gc forgets those that are gone), or have the node's operator change groups or exclude",
             ),
             Self::Listening(_) => (
                 103,

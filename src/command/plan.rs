@@ -9,7 +9,7 @@ use crate::{
     host::{self, Namespaces, Presence},
     lease::{
         Attachment, Claim, ContainerAddresses, Forwarding, GroupName, InterfaceName, Lease,
-        Namespace, Pod, Strategy,
+        Namespace, Owner, Pod, Strategy,
     },
     request::{self, Choice, Request, RequestError},
     store::{StoreError, View},
@@ -25,7 +25,7 @@ pub(super) struct Wanted {
 }
 
 /// The groups that an ADD asks for ports of, and what may be given of them.
-pub(super) struct Pools(BTreeMap<GroupName, Pool>);
+pub(super) struct Pools(pub(super) BTreeMap<GroupName, Pool>);
 
 impl Pools {
     pub(super) fn new(settings: &Settings, requests: &[Request]) -> Result<Self, Error> {
@@ -90,7 +90,7 @@ pub(super) fn plan(
     let namespace = wanted.pod.as_ref().map(|pod| &pod.namespace);
     loop {
         let situation = Situation {
-            attachment: &wanted.attachment,
+            attachment: Some(&wanted.attachment),
             namespace,
             previous: &previous,
             pools: &pools.0,
@@ -137,7 +137,9 @@ fn gone_holder(
     owner: &Attachment,
     error: &PlanError<StoreError>,
 ) -> Result<Option<Forwarding>, Error> {
-    let (PlanError::Held { holder, .. } | PlanError::ClaimHeld { holder, .. }) = error else {
+    let (PlanError::Held { holder: Owner::Attachment(holder), .. }
+    | PlanError::ClaimHeld { holder, .. }) = error
+    else {
         return Ok(None);
     };
     let held = leases.forwarding(holder)?.filter(|_| holder.network == owner.network);
@@ -240,7 +242,8 @@ fn warn_of_moves(leases: &View, claims: &[Claim]) -> Result<(), Error> {
     Ok(())
 }
 
-fn refusal(leases: &View, error: PlanError<StoreError>) -> Error {
+/// What a plan is refused for, as the one who asks reads it.
+pub(super) fn refusal(leases: &View, error: PlanError<StoreError>) -> Error {
     describe(leases, error).unwrap_or_else(Error::from)
 }
 
@@ -253,7 +256,7 @@ fn describe(leases: &View, error: PlanError<StoreError>) -> Result<Error, StoreE
         PlanError::Reserved { wanted, claim } => Error::Reserved { wanted, claim },
         PlanError::Twice { wanted } => Error::Twice(wanted),
         PlanError::ClaimHeld { claim, holder } => {
-            Error::ClaimHeld { claim: *claim, holder: described(leases, &holder)? }
+            Error::ClaimHeld { claim: *claim, holder: described(leases, &holder.into())? }
         }
         PlanError::Exhausted(exhaustion) => {
             let most = most(leases, &exhaustion.holders)?;
@@ -264,17 +267,24 @@ fn describe(leases: &View, error: PlanError<StoreError>) -> Result<Error, StoreE
     })
 }
 
-/// An attachment and the pod behind it.
-fn described(leases: &View, holder: &Attachment) -> Result<String, StoreError> {
-    let pod = leases.forwarding(holder)?.and_then(|held| held.pod);
+/// A module, or an attachment and the pod behind it.
+fn described(leases: &View, holder: &Owner) -> Result<String, StoreError> {
+    let pod = pod_of(leases, holder)?;
     Ok(format!("{holder}{}", pod.map(|pod| format!(" ({pod})")).unwrap_or_default()))
 }
 
-/// Who has most of a group's ports: a namespace, or a container without one.
-fn most(leases: &View, holders: &[(Attachment, u32)]) -> Result<Option<(String, u32)>, StoreError> {
+fn pod_of(leases: &View, holder: &Owner) -> Result<Option<Pod>, StoreError> {
+    match holder {
+        Owner::Attachment(holder) => Ok(leases.forwarding(holder)?.and_then(|held| held.pod)),
+        Owner::Module(_) => Ok(None),
+    }
+}
+
+/// Who has most of a group's ports: a namespace, or a module or container without one.
+fn most(leases: &View, holders: &[(Owner, u32)]) -> Result<Option<(String, u32)>, StoreError> {
     let mut counts: BTreeMap<String, u32> = BTreeMap::new();
     for (holder, count) in holders {
-        let who = match leases.forwarding(holder)?.and_then(|held| held.pod) {
+        let who = match pod_of(leases, holder)? {
             Some(pod) => format!("namespace \"{}\"", pod.namespace),
             None => holder.to_string(),
         };

@@ -14,10 +14,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use super::{Error, log_forgotten, operate::Operator};
+use super::{Error, log_forgotten, module, operate::Operator};
 use crate::{
     host,
-    lease::{Forwarding, InterfaceName},
+    lease::{Forwarding, InterfaceName, ModuleLease},
     publish,
     store::{Lock, StoreError},
 };
@@ -29,6 +29,8 @@ pub struct Inhabitants {
     pub tables: Vec<String>,
     /// What is held; none where the store cannot be read.
     pub forwardings: Option<Vec<Forwarding>>,
+    /// What modules hold.
+    pub modules: Vec<ModuleLease>,
     /// How many claims there are.
     pub claims: usize,
     /// The folders with published files.
@@ -57,23 +59,31 @@ pub struct Reset {
 }
 
 impl Operator<'_> {
-    /// What [`Operator::reset`] would remove. Takes no lock.
-    pub fn inhabitants(&mut self) -> Result<Inhabitants, Error> {
-        let read = self.node.store.read();
-        let read = read.and_then(|leases| Ok((leases.forwardings()?, leases.claims()?.len())));
-        let (forwardings, claims) = match read {
-            Err(error) if is_unreadable(&error) => (None, 0),
-            read => read.map(|(forwardings, claims)| (Some(forwardings), claims))?,
+    /// What [`Operator::reset`] would remove, and the claims and modules, which it may
+    /// keep. Takes no lock.
+    pub fn inhabitants(&mut self, keeps_claims: bool) -> Result<Inhabitants, Error> {
+        let read = self.node.store.read().and_then(|leases| {
+            let (forwardings, modules) = (leases.forwardings()?, leases.module_leases()?);
+            Ok((Some(forwardings), modules, leases.claims()?.len()))
+        });
+        let (forwardings, modules, claims) = match read {
+            Err(error) if is_unreadable(&error) => (None, Vec::new(), 0),
+            read => read?,
         };
-        Ok(Inhabitants {
-            tables: self.tables()?,
-            forwardings,
-            claims,
-            folders: publish::folders(&self.node.run_dir)?,
-        })
+        let (mut tables, mut folders) = (self.tables()?, publish::folders(&self.node.run_dir)?);
+        if keeps_claims {
+            let table_of_modules = module::table(0);
+            tables.retain(|table| table != table_of_modules.name());
+            let kept = modules.iter().map(|lease| &lease.module);
+            let kept: BTreeSet<_> =
+                kept.map(|module| publish::module_folder(&self.node.run_dir, module)).collect();
+            folders.retain(|folder| !kept.contains(folder));
+        }
+        Ok(Inhabitants { tables, forwardings, modules, claims, folders })
     }
 
-    /// Removes everything, but for the claims where those are to be kept. Fails when
+    /// Removes everything, but for the claims and what modules hold, where those are to
+    /// be kept. Fails when
     /// the lock cannot be had, the kernel not be changed, or the store not be set
     /// aside; goes on after all else.
     pub fn reset(&mut self, keeps_claims: bool) -> Result<Reset, Error> {
@@ -86,7 +96,8 @@ impl Operator<'_> {
             // Before anything is changed: where they cannot be read, they cannot be kept.
             self.node.store.read()?.claims()?;
         }
-        let Inhabitants { tables, forwardings, folders, .. } = self.inhabitants()?;
+        let Inhabitants { tables, forwardings, modules, folders, .. } =
+            self.inhabitants(keeps_claims)?;
         let mut reset = Reset {
             leases: forwardings.as_ref().map(|all| all.iter().map(|held| held.leases.len()).sum()),
             ..Reset::default()
@@ -111,6 +122,10 @@ impl Operator<'_> {
         self.node.nat.delete(&tables)?;
         reset.tables = tables;
         log_forgotten(host::forget_own(&forwardings));
+        if !keeps_claims {
+            let forwarded: Vec<_> = modules.iter().filter_map(ModuleLease::forwarding).collect();
+            log_forgotten(host::forget_own(&forwarded));
+        }
         for folder in folders {
             match publish::clear(&self.node.run_dir, &folder) {
                 Ok(()) => reset.folders.push(folder),
@@ -131,7 +146,8 @@ impl Operator<'_> {
         Ok(reset)
     }
 
-    /// Leaves claims only. They are not of these tables, so the lineage may go on.
+    /// Leaves claims and modules only. Nothing in the tables that are gone
+    /// was of these, so the lineage may go on.
     fn forget_leases(&self, lock: &mut Lock, forwardings: &[Forwarding]) -> Result<usize, Error> {
         let mut draft = lock.begin()?;
         for forwarding in forwardings {

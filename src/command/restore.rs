@@ -60,9 +60,8 @@ impl Operator<'_> {
         let mut restoration = restoration(&projection);
         for folder in &projection.folders {
             match folder {
-                ComparedFolder::Faulty(forwarding, _) => {
-                    let folder = publish::folder(&self.node.run_dir, forwarding);
-                    restoration.published.push(folder);
+                ComparedFolder::Faulty(faulty) => {
+                    restoration.published.push(faulty.publication.folder().to_owned());
                 }
                 ComparedFolder::Foreign(folder) => restoration.withdrawn.push(folder.clone()),
             }
@@ -106,10 +105,10 @@ impl Operator<'_> {
         log_forgotten(host::forget_others(ill.flat_map(|table| &table.forwardings)));
         for folder in projection.folders {
             match folder {
-                ComparedFolder::Faulty(forwarding, _) => {
-                    let folder = publish::folder(&self.node.run_dir, &forwarding);
-                    match publish::publish(&self.node.run_dir, &forwarding) {
-                        Ok(()) => restoration.published.push(folder),
+                ComparedFolder::Faulty(faulty) => {
+                    let publication = &faulty.publication;
+                    match publication.write(&self.node.run_dir) {
+                        Ok(()) => restoration.published.push(publication.folder().to_owned()),
                         Err(error) => restoration.errors.push(error.into()),
                     }
                 }

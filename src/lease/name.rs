@@ -134,6 +134,23 @@ name!(
     "is not 1 to 63 letters, digits, '-' and '_'"
 );
 
+name!(
+    /// The name of a module: a service of the host that holds ports.
+    ModuleId,
+    "module name",
+    is_module_id,
+    "does not begin with a letter or digit and go on with at most 62 letters, digits, '.', '_' or '-'"
+);
+
+impl NetworkName {
+    /// The network that the forwarded ports of modules are in. No configuration can
+    /// have it: it is not what a network may be called.
+    #[must_use]
+    pub fn modules() -> Self {
+        Self("_modules".to_owned())
+    }
+}
+
 /// The longest name taken where the specification sets no limit: what the file
 /// system takes as one name.
 const NAME_MAX: usize = 255;
@@ -142,6 +159,11 @@ fn is_cni_identifier(name: &str) -> bool {
     name.len() <= NAME_MAX
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// As the name of a folder it is neither hidden nor leads elsewhere.
+fn is_module_id(name: &str) -> bool {
+    name.len() <= 63 && is_cni_identifier(name)
 }
 
 fn is_interface_name(name: &str) -> bool {
@@ -182,6 +204,7 @@ mod tests {
         {
             assert!(name.parse::<ContainerId>().is_err(), "container {name:?}");
             assert!(name.parse::<NetworkName>().is_err(), "network {name:?}");
+            assert!(name.parse::<ModuleId>().is_err(), "module {name:?}");
             assert!(name.parse::<PodName>().is_err(), "pod {name:?}");
             assert!(name.parse::<Namespace>().is_err(), "namespace {name:?}");
             assert!(name.parse::<PortName>().is_err(), "port {name:?}");
@@ -205,5 +228,6 @@ mod tests {
         assert!("cbr0.100_x-y".parse::<NetworkName>().is_ok());
         assert!("veth1a2b3c4d@x".parse::<InterfaceName>().is_ok());
         assert!("0".parse::<Namespace>().is_ok());
+        assert!("nextcloud-1.example_x".parse::<ModuleId>().is_ok());
     }
 }

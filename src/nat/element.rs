@@ -16,7 +16,7 @@ use nftables::{
     schema::SetType,
 };
 
-use crate::lease::{Forwarding, HostAddress, HostPort, InterfaceName, Port, Protocol};
+use crate::lease::{Forwarding, HostAddress, HostPort, InterfaceName, NetworkName, Port, Protocol};
 
 /// How long a comment is made at most; nft takes 127 bytes.
 const COMMENT_LENGTH: usize = 120;
@@ -410,10 +410,12 @@ fn maps(host: HostAddress, to: IpAddr) -> Option<(Set, Set, Option<IpAddr>)> {
     }
 }
 
-/// The pod, or the attachment where there is none, in printable ASCII.
+/// The pod, or the attachment or module where there is none, in printable ASCII.
 fn owner(forwarding: &Forwarding) -> String {
+    let of_module = forwarding.attachment.network == NetworkName::modules();
     let mut owner = match &forwarding.pod {
         Some(pod) => pod.to_string(),
+        None if of_module => format!("module {}", forwarding.attachment.container),
         None => forwarding.attachment.to_string().replace('…', ".."),
     };
     owner.truncate(COMMENT_LENGTH);

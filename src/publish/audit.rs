@@ -7,8 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{At, CONTAINERS, ENV, JSON, NEW, PODS, PublishError, folder, render};
-use crate::lease::Forwarding;
+use super::{At, CONTAINERS, ENV, JSON, MODULES, NEW, PODS, Publication, PublishError};
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,22 +25,23 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The files of a container that are not as they should be.
-pub fn compare(run_dir: &Path, forwarding: &Forwarding) -> Result<Vec<Fault>, PublishError> {
-    let folder = folder(run_dir, forwarding);
-    let mut faults = Vec::new();
-    for (name, text) in render(forwarding) {
-        let path = folder.join(name);
-        match has_text(&path, &text) {
-            Ok(true) => {}
-            Ok(false) => faults.push(Fault { path, is_there: true }),
-            Err(error) if is_absent(&error) => faults.push(Fault { path, is_there: false }),
-            // A link, which is not followed, or something else that is no file.
-            Err(error) if is_no_file(&error) => faults.push(Fault { path, is_there: true }),
-            Err(error) => return Err(error).at("read", &path),
+impl Publication {
+    /// The files that are not as they should be.
+    pub fn faults(&self) -> Result<Vec<Fault>, PublishError> {
+        let mut faults = Vec::new();
+        for (name, text) in &self.files {
+            let path = self.folder.join(name);
+            match has_text(&path, text) {
+                Ok(true) => {}
+                Ok(false) => faults.push(Fault { path, is_there: true }),
+                Err(error) if is_absent(&error) => faults.push(Fault { path, is_there: false }),
+                // A link, which is not followed, or something else that is no file.
+                Err(error) if is_no_file(&error) => faults.push(Fault { path, is_there: true }),
+                Err(error) => return Err(error).at("read", &path),
+            }
         }
+        Ok(faults)
     }
-    Ok(faults)
 }
 
 /// Every folder below `run_dir` with files of ours, sorted.
@@ -50,7 +50,9 @@ pub fn folders(run_dir: &Path) -> Result<Vec<PathBuf>, PublishError> {
     for namespace in entries(&run_dir.join(PODS))? {
         found.append(&mut entries(&namespace)?);
     }
-    found.append(&mut entries(&run_dir.join(CONTAINERS))?);
+    for folder in [CONTAINERS, MODULES] {
+        found.append(&mut entries(&run_dir.join(folder))?);
+    }
     let is_ours = |folder: &PathBuf| {
         [JSON, ENV, NEW].iter().any(|name| folder.join(name).symlink_metadata().is_ok())
     };
@@ -103,7 +105,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
-    use crate::publish::{clear, publish};
+    use crate::{
+        lease::Forwarding,
+        publish::{clear, publish},
+    };
 
     fn forwarding(port: u16, pod: &str) -> Forwarding {
         serde_json::from_str(&format!(
@@ -118,7 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = forwarding(8080, "");
         let faults = || {
-            let faults = compare(dir.path(), &held).unwrap();
+            let faults = Publication::of_container(dir.path(), &held).faults().unwrap();
             faults.into_iter().map(|fault| fault.is_there).collect::<Vec<_>>()
         };
         assert_eq!(faults(), [false, false]);

@@ -16,7 +16,9 @@
 //! claim is in use again, for else it could expire from under its holder. That a
 //! claim became unused need not be: without it, the claim lives longer.
 
-use crate::lease::{Attachment, Claim, ClaimKey, HostPort, Namespace, Port, PortMap, Protocol};
+use crate::lease::{
+    Attachment, Claim, ClaimKey, HostPort, Namespace, Owner, Port, PortMap, Protocol,
+};
 
 use super::{
     Draft, StoreError, database::Database, error::At, port_index::PortIndex, record, tree::Tree,
@@ -98,13 +100,14 @@ impl View {
         self.claim_at(key)?.ok_or_else(|| record::damaged(Tree::Claim, key))
     }
 
-    /// Whether an attachment holds this port under this claim.
+    /// Whether an attachment holds this port under this claim. Modules have none.
     fn is_held_under(
         &self,
         claim: &ClaimKey,
         port: &HostPort,
-        holder: &Attachment,
+        holder: &Owner,
     ) -> Result<bool, StoreError> {
+        let Owner::Attachment(holder) = holder else { return Ok(false) };
         let Some(forwarding) = self.forwarding(holder)? else { return Ok(false) };
         let mut leases = forwarding.leases.iter().filter(|lease| lease.host == *port);
         Ok(leases.all(|lease| lease.claim_key(forwarding.namespace()).as_ref() == Some(claim)))

@@ -2,7 +2,7 @@
 
 use std::{ops::Deref, time::Duration};
 
-use crate::lease::{Attachment, Forwarding};
+use crate::lease::{Attachment, Forwarding, Owner};
 
 use super::{
     Lock, StoreError,
@@ -95,7 +95,9 @@ impl<'lock> Draft<'lock> {
         for lease in &forwarding.leases {
             let wanted = &lease.host;
             for (port, holder) in self.holders(wanted.protocol, wanted.port)? {
-                if holder != forwarding.attachment && port.conflicts_with(wanted) {
+                let is_own =
+                    matches!(&holder, Owner::Attachment(owner) if *owner == forwarding.attachment);
+                if !is_own && port.conflicts_with(wanted) {
                     return Err(StoreError::Conflict { port, holder });
                 }
             }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::lease::{Attachment, ClaimKey, HostPort};
+use crate::lease::{ClaimKey, HostPort, Owner};
 
 /// Why the store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ pub enum StoreError {
         /// What is held already.
         port: HostPort,
         /// By whom.
-        holder: Attachment,
+        holder: Owner,
     },
     /// A port that a claim is about and that something else is to have, which the
     /// caller should have ruled out.

@@ -2,7 +2,7 @@
 
 use crate::{
     allocator::Ledger,
-    lease::{Attachment, Claim, ClaimKey, HostPort, Port, PortMap, Protocol, Release},
+    lease::{Claim, ClaimKey, HostPort, Owner, Port, PortMap, Protocol, Release},
 };
 
 use super::{StoreError, View};
@@ -14,7 +14,7 @@ impl Ledger for View {
         &self,
         protocol: Protocol,
         port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
+    ) -> Result<Vec<(HostPort, Owner)>, StoreError> {
         self.holders(protocol, port)
     }
 

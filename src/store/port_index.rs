@@ -15,8 +15,10 @@ use super::{
 /// An index by port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PortIndex {
-    /// Who holds a port.
+    /// Which attachment holds a port.
     Leases,
+    /// Which module holds a port.
+    Modules,
     /// Which claim is about a port.
     Claims,
 }
@@ -25,6 +27,7 @@ impl PortIndex {
     fn tree(self) -> Tree {
         match self {
             Self::Leases => Tree::Port,
+            Self::Modules => Tree::ModulePort,
             Self::Claims => Tree::ClaimPort,
         }
     }
@@ -32,6 +35,7 @@ impl PortIndex {
     fn bitmap(self) -> Tree {
         match self {
             Self::Leases => Tree::Held,
+            Self::Modules => Tree::ModuleHeld,
             Self::Claims => Tree::Claimed,
         }
     }

@@ -17,6 +17,9 @@
 //! claimed       protocol, high byte of the port              bits
 //! claim-holder  container 0 interface 0 network 0 CLAIM      1
 //! claim-expiry  seconds since the Unix epoch (8), CLAIM      1
+//! module        module 0 protocol, port (2)                  {"schema":1, …a ModuleLease}
+//! module-port   protocol, port (2), tag                      1 0 module
+//! module-held   protocol, high byte of the port              bits
 //! meta          schema                                       1
 //! meta          time                                         1 0 seconds since the Unix epoch
 //!
@@ -29,9 +32,10 @@
 //! tag is 0 for any address, 1 and 2 for any of IPv4 and IPv6, 4 and 6 before one
 //! address. `at` and `rested` are milliseconds since boot.
 //!
-//! Trees up to `rested`, and `claim-holder`, are of the boot. `held` and `claimed`
-//! sum up the ports of `port` and `claim-port`, whatever the address, the lowest
-//! port in the lowest bit of the first byte; what has no bit set is not there.
+//! Trees up to `rested`, and `claim-holder`, are of the boot. `held`, `claimed` and
+//! `module-held` sum up the ports of `port`, `claim-port` and `module-port`, whatever
+//! the address, the lowest port in the lowest bit of the first byte; what has no bit
+//! set is not there. The port in a key of `module` is the lowest of its block.
 //! `rested` leads to the releases that are forgotten once the port has rested.
 //! Each claim is either in `claim-holder` or in `claim-expiry`, there under 0
 //! when nobody knew the time as it became unused.
@@ -45,8 +49,8 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::lease::{
-    Attachment, Claim, ClaimKey, Forwarding, HostAddress, HostPort, Namespace, Port, PortMap,
-    Protocol, Release,
+    Attachment, Claim, ClaimKey, Forwarding, HostAddress, HostPort, ModuleId, ModuleLease,
+    Namespace, Port, PortMap, Protocol, Release,
 };
 
 use super::{StoreError, tree::Tree};
@@ -307,6 +311,38 @@ pub(super) fn claim(claim: &Claim) -> Vec<u8> {
 /// The claim of such a record.
 pub(super) fn read_claim(key: &[u8], value: &[u8]) -> Result<Claim, StoreError> {
     read_json(Tree::Claim, key, value)
+}
+
+/// The key of what a module holds, by the lowest port of the block.
+pub(super) fn module_key(module: &ModuleId, protocol: Protocol, first: Port) -> Vec<u8> {
+    [module_prefix(module), port_prefix(protocol, first)].concat()
+}
+
+/// What the keys begin with of all that a module holds.
+pub(super) fn module_prefix(module: &ModuleId) -> Vec<u8> {
+    prefix([module.as_str()])
+}
+
+/// The record of what a module holds.
+pub(super) fn module_lease(lease: &ModuleLease) -> Vec<u8> {
+    json(lease)
+}
+
+/// The lease of such a record.
+pub(super) fn read_module_lease(key: &[u8], value: &[u8]) -> Result<ModuleLease, StoreError> {
+    read_json(Tree::Module, key, value)
+}
+
+/// The value of the index of modules by port.
+pub(super) fn module_of_port(module: &ModuleId) -> Vec<u8> {
+    stamp(SCHEMA, &[module.as_str()])
+}
+
+/// The module of such a value.
+pub(super) fn read_module_of_port(key: &[u8], value: &[u8]) -> Result<ModuleId, StoreError> {
+    const TREE: Tree = Tree::ModulePort;
+    let &[module] = unstamp(TREE, key, value)?.as_slice() else { return Err(damaged(TREE, key)) };
+    name(TREE, key, module)
 }
 
 fn json<T: Serialize>(content: &T) -> Vec<u8> {

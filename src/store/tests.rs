@@ -3,6 +3,7 @@
 //! - `aside`: an operator begins anew.
 //! - `basics`: what is put down is found again, by every question.
 //! - `claim`: reservations outlive those who use them, and end.
+//! - `module`: what services of the host hold outlives the boot.
 //! - `release`: ports that were given back rest.
 //! - `model`: random changes agree with maps in memory.
 //! - `crash`: processes are killed in the middle, and nothing is lost.
@@ -18,6 +19,7 @@ mod damage;
 mod former;
 mod lock;
 mod model;
+mod module;
 mod release;
 
 use std::{
@@ -28,7 +30,8 @@ use std::{
 
 use super::*;
 use crate::lease::{
-    Attachment, ContainerAddresses, Forwarding, HostAddress, HostPort, Lease, Port, Protocol,
+    Attachment, ContainerAddresses, Forwarding, HostAddress, HostPort, Lease, ModuleLease, Port,
+    Protocol, Rest,
 };
 
 /// Long enough for a busy machine; only a failing test waits for so long.
@@ -83,6 +86,21 @@ fn forwarding(container: &str, ports: &[u16]) -> Forwarding {
         sandbox: None,
         since: 1,
         leases: ports.iter().copied().map(lease).collect(),
+    }
+}
+
+/// A block of TCP ports of a module.
+fn block(module: &str, first: u16, count: u16) -> ModuleLease {
+    ModuleLease {
+        module: module.parse().unwrap(),
+        name: None,
+        protocol: Protocol::Tcp,
+        port: port(first),
+        count,
+        group: "default".parse().unwrap(),
+        to: None,
+        since: 1,
+        rest: Rest { cooldown: 60_000, is_remembered: false },
     }
 }
 

@@ -17,12 +17,15 @@ pub(super) enum Tree {
     Claimed,
     ClaimHolder,
     ClaimExpiry,
+    Module,
+    ModulePort,
+    ModuleHeld,
     Meta,
 }
 
 impl Tree {
     /// Every tree, in the order of its number.
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Attachment,
         Self::Port,
         Self::Held,
@@ -37,6 +40,9 @@ impl Tree {
         Self::Claimed,
         Self::ClaimHolder,
         Self::ClaimExpiry,
+        Self::Module,
+        Self::ModulePort,
+        Self::ModuleHeld,
         Self::Meta,
     ];
 
@@ -53,7 +59,14 @@ impl Tree {
             | Self::Release
             | Self::Rested
             | Self::ClaimHolder => true,
-            Self::Claim | Self::ClaimPort | Self::Claimed | Self::ClaimExpiry | Self::Meta => false,
+            Self::Claim
+            | Self::ClaimPort
+            | Self::Claimed
+            | Self::ClaimExpiry
+            | Self::Module
+            | Self::ModulePort
+            | Self::ModuleHeld
+            | Self::Meta => false,
         }
     }
 
@@ -74,6 +87,9 @@ impl Tree {
             Self::Claimed => "claimed",
             Self::ClaimHolder => "claim-holder",
             Self::ClaimExpiry => "claim-expiry",
+            Self::Module => "module",
+            Self::ModulePort => "module-port",
+            Self::ModuleHeld => "module-held",
             Self::Meta => "meta",
         }
     }

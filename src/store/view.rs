@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use crate::lease::{
-    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, Namespace, NetworkName, Pod,
-    Port, PortMap, Protocol,
+    Attachment, ContainerId, Forwarding, HostPort, InterfaceName, Namespace, NetworkName, Owner,
+    Pod, Port, PortMap, Protocol,
 };
 
 use super::{StoreError, database::Database, error::At, port_index::PortIndex, record, tree::Tree};
@@ -48,7 +48,7 @@ impl View {
         self.keys_of_network(network).map(|key| self.indexed(&key?)).collect()
     }
 
-    /// All that is held.
+    /// All that attachments hold.
     pub fn forwardings(&self) -> Result<Vec<Forwarding>, StoreError> {
         self.records(Vec::new())
     }
@@ -65,17 +65,23 @@ impl View {
         &self,
         protocol: Protocol,
         port: Port,
-    ) -> Result<Vec<(HostPort, Attachment)>, StoreError> {
-        let held = self.on_port(PortIndex::Leases, protocol, port).map(|entry| {
+    ) -> Result<Vec<(HostPort, Owner)>, StoreError> {
+        let attachments = self.on_port(PortIndex::Leases, protocol, port).map(|entry| {
             let (port, (key, value)) = entry?;
-            Ok((port, record::read_owner(&key, &value)?))
+            Ok((port, Owner::Attachment(record::read_owner(&key, &value)?)))
         });
-        held.collect()
+        let modules = self.on_port(PortIndex::Modules, protocol, port).map(|entry| {
+            let (port, (key, value)) = entry?;
+            Ok((port, Owner::Module(record::read_module_of_port(&key, &value)?)))
+        });
+        attachments.chain(modules).collect()
     }
 
     /// The ports of a protocol that have a holder, on whatever address.
     pub fn held(&self, protocol: Protocol) -> Result<PortMap, StoreError> {
-        self.port_map(PortIndex::Leases, protocol)
+        let mut held = self.port_map(PortIndex::Leases, protocol)?;
+        held.include(&self.port_map(PortIndex::Modules, protocol)?);
+        Ok(held)
     }
 
     /// Whether nothing is held under a network's name.
@@ -191,7 +197,7 @@ impl View {
         value.map(|value| record::read_forwarding(key, &value)).transpose()
     }
 
-    fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         match &self.database {
             Some(database) => database.tree(tree).get(key).at("read", database.path()),
             None => Ok(None),

@@ -85,14 +85,15 @@ fn overlap(requests: &[Request]) -> bool {
 /// What stands in the way of one plan, and what it has taken.
 struct Naive<'n> {
     node: &'n Node,
-    others: Vec<(HostPort, Attachment)>,
+    others: Vec<(HostPort, Owner)>,
     taken: Vec<HostPort>,
 }
 
 impl<'n> Naive<'n> {
     fn new(node: &'n Node, own: &[Attachment]) -> Self {
-        let others = node.holdings().filter(|(_, holder)| !own.contains(holder));
-        let others = others.map(|(host, holder)| (host, holder.clone())).collect();
+        let is_own =
+            |holder: &Owner| matches!(holder, Owner::Attachment(holder) if own.contains(holder));
+        let others = node.holdings().filter(|(_, holder)| !is_own(holder)).collect();
         Self { node, others, taken: Vec::new() }
     }
 

@@ -39,7 +39,7 @@ fn a_refusal_says_what_has_become_of_the_ports() {
         "group \"g\" has no block of 5 free tcp ports: 9 of 20 leased, 4 reserved by claims, \
          2 used by host processes, 12 more are excluded"
     );
-    assert_eq!(refused.holders, [(attachment("b"), 5), (attachment("filler"), 4)]);
+    assert_eq!(refused.holders, [(attachment("b").into(), 5), (attachment("filler").into(), 4)]);
     let refused = refusal(node.plan("a", &[one().from(116).block(5).of(Protocols::ALL)], 1));
     assert_eq!(
         refused.to_string(),
@@ -195,4 +195,31 @@ fn a_refused_plan_says_so_within_its_bound() {
         .map(|to| from_group(if to % 2 == 0 { "a" } else { "b" }).to(to).block(3))
         .collect();
     assert!(node.plan("x", &requests, 1).is_err());
+}
+/// A module holds what it has, and nothing that anybody holds is free for it.
+#[test]
+fn modules_and_containers_keep_out_of_each_others_way() {
+    let mut node = Node::new([("g", "10-19")]);
+    node.modules = (10..14).map(|number| (tcp(number), "mail1".parse().unwrap())).collect();
+    let error = node.plan("a", &[fixed(12)], 1).unwrap_err();
+    assert_eq!(error.to_string(), "host port 12/tcp is held by module mail1");
+    let added = node.add("a", &[one().block(4)], 1).unwrap();
+    assert!(numbers(&added)[0] >= 14);
+    let Err(PlanError::Exhausted(refused)) = node.plan("b", &[one().block(3)], 1) else { panic!() };
+    assert_eq!((refused.leased, refused.holders.len()), (8, 2));
+    assert!(refused.holders.contains(&(Owner::Module("mail1".parse().unwrap()), 4)));
+
+    // What rests is free for a module, and what it has itself is not.
+    node.del("a");
+    let sequential = [one().block(6).by(Strategy::Sequential)];
+    let situation = Situation {
+        attachment: None,
+        namespace: None,
+        previous: &[],
+        pools: &node.pools,
+        in_use: &node.in_use,
+        now: Duration::MAX,
+    };
+    let plan = plan(&sequential, situation, &node, &mut fastrand::Rng::with_seed(1)).unwrap();
+    assert_eq!((numbers(&plan)[0], plan.claims.len()), (14, 0));
 }

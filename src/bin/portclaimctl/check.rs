@@ -3,7 +3,10 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use portclaim::{command::Finding, lease::NetworkName};
+use portclaim::{
+    command::Finding,
+    lease::{ModuleId, NetworkName, Owner},
+};
 use serde::Serialize;
 
 use crate::site::Site;
@@ -43,12 +46,17 @@ struct Difference<'a> {
     ifname: Option<&'a str>,
     namespace: Option<&'a str>,
     pod: Option<&'a str>,
+    module: Option<&'a str>,
     text: &'a str,
 }
 
 impl<'a> From<&'a Finding> for Difference<'a> {
     fn from(finding: &'a Finding) -> Self {
-        let attachment = finding.owner.as_ref().map(|(attachment, _)| attachment);
+        let (attachment, module) = match finding.owner.as_ref().map(|(owner, _)| owner) {
+            Some(Owner::Attachment(attachment)) => (Some(attachment), None),
+            Some(Owner::Module(module)) => (None, Some(module)),
+            None => (None, None),
+        };
         let pod = finding.owner.as_ref().and_then(|(_, pod)| pod.as_ref());
         Self {
             kind: finding.kind.name(),
@@ -57,6 +65,7 @@ impl<'a> From<&'a Finding> for Difference<'a> {
             ifname: attachment.map(|attachment| attachment.interface.as_str()),
             namespace: pod.map(|pod| pod.namespace.as_str()),
             pod: pod.map(|pod| pod.name.as_str()),
+            module: module.map(ModuleId::as_str),
             text: &finding.text,
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use portclaim::{
     host,
-    lease::{Claim, Forwarding, HostAddress, HostPort},
+    lease::{Claim, HostAddress, HostPort, Owner},
     store::{Reader, StoreError},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     site::{Site, since_boot},
     view::{
         explanation::{Explanation, Facts, Verdict, explain, title, together},
+        holding::Holding,
         lease::owners,
         search::PortPattern,
         time,
@@ -86,7 +87,7 @@ pub fn run(
 
 /// What the store says of a host port.
 struct Known {
-    owners: Vec<Forwarding>,
+    owners: Vec<Holding>,
     claims: Vec<Claim>,
     cooling: Option<u64>,
 }
@@ -96,11 +97,16 @@ impl Known {
         let holders = reader.holders(port.protocol, port.port)?;
         let mut claims = reader.claims_on(port.protocol, port.port)?;
         claims.retain(|claim| claim.address.overlaps(&port.address));
-        let mut attachments: BTreeSet<_> = holders.into_iter().map(|(_, holder)| holder).collect();
-        attachments.extend(claims.iter().filter_map(|claim| claim.holder.clone()));
-        let mut owners = Vec::new();
-        for attachment in &attachments {
-            owners.extend(reader.forwarding(attachment)?);
+        let mut known: BTreeSet<Owner> = holders.into_iter().map(|(_, holder)| holder).collect();
+        known.extend(claims.iter().filter_map(|claim| claim.holder.clone()).map(Owner::from));
+        let mut owners: Vec<Holding> = Vec::new();
+        for owner in &known {
+            match owner {
+                Owner::Attachment(at) => owners.extend(reader.forwarding(at)?.map(Holding::from)),
+                Owner::Module(module) => {
+                    owners.extend(reader.of_module(module)?.into_iter().map(Holding::from));
+                }
+            }
         }
         let releases = reader.releases(port.protocol)?;
         let release = releases.into_iter().find(|(released, _)| *released == port.port);
@@ -110,10 +116,10 @@ impl Known {
         Ok(Self { owners, claims, cooling: seconds.filter(|seconds| *seconds > 0) })
     }
 
-    fn holders(&self, asked: HostPort) -> Vec<(HostPort, &Forwarding)> {
+    fn holders(&self, asked: HostPort) -> Vec<(HostPort, &Holding)> {
         let owners = self.owners.iter();
         let leases =
-            owners.flat_map(|owner| owner.leases.iter().map(move |lease| (lease.host, owner)));
+            owners.flat_map(|owner| owner.leases().iter().map(move |lease| (lease.host, owner)));
         leases.filter(|(port, _)| port.conflicts_with(&asked)).collect()
     }
 }

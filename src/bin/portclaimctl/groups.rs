@@ -9,7 +9,7 @@ use portclaim::{host, lease::Protocol};
 use crate::{
     ink::Ink,
     output::{self, PlainOutput},
-    site::{Site, since_boot},
+    site::{Site, everything, since_boot},
     table::{Column, Table},
     view::{
         group::{Occupation, Statistics, bar, pools, resting, statistics},
@@ -45,10 +45,11 @@ pub fn run(
         for protocol in Protocol::ALL {
             cooling.extend(resting(protocol, &reader.releases(protocol)?, since_boot));
         }
-        Ok::<_, portclaim::store::StoreError>((reader.forwardings()?, reader.claims()?))
+        Ok::<_, portclaim::store::StoreError>(())
     };
-    let (forwardings, claims) = read().context("cannot read the leases")?;
-    let occupation = Occupation::new(&forwardings, &claims, &cooling, time::now());
+    read().context("cannot read the leases")?;
+    let (holdings, claims) = everything(&reader)?;
+    let occupation = Occupation::new(&holdings, &claims, &cooling, time::now());
     let statistics: Vec<_> = pools(&policies)
         .into_iter()
         .map(|pool| statistics(pool, &occupation, &ephemeral))
@@ -112,9 +113,7 @@ fn note(group: &Statistics<'_>) -> String {
         [network] => format!("; network {network}"),
         _ => format!("; networks {}", output::list(&pool.networks)),
     };
-    let holders = group.holders.iter().take(NAMED).map(|(namespace, count)| {
-        format!("{} {count}", namespace.as_deref().unwrap_or("(no pod)"))
-    });
+    let holders = group.holders.iter().take(NAMED).map(|(side, count)| format!("{side} {count}"));
     let holders = match output::list(holders) {
         none if none.is_empty() => none,
         holders => format!("; most leased by {holders}"),

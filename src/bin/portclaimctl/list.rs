@@ -4,14 +4,14 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use portclaim::lease::{
-    ClaimName, Forwarding, GroupName, InterfaceName, Namespace, NetworkName, PodName, PortName,
+    ClaimName, GroupName, InterfaceName, ModuleId, Namespace, NetworkName, PodName, PortName,
     PortSet, Protocol,
 };
 use serde::Serialize;
 
 use crate::{
     output::{self, Output},
-    site::{Site, forwardings},
+    site::{Site, holdings},
     table::{self, Column, Table},
     view::{
         lease::{Document, Filter, Held, changes, rows},
@@ -51,6 +51,10 @@ pub struct Options {
     #[arg(long)]
     network: Option<NetworkName>,
 
+    /// Only what this service of the host holds
+    #[arg(long)]
+    module: Option<ModuleId>,
+
     /// Go on until interrupted: a terminal always shows what is held, elsewhere each
     /// change is printed as it comes, `+` for a port that is held now and `-` for one
     /// that no longer is; as JSON one object a line
@@ -66,23 +70,24 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
         protocol: options.protocol,
         ports: options.port.clone(),
         network: options.network.clone(),
+        module: options.module.clone(),
     };
     if options.watch {
         watch(out, options.output, site, &filter)?;
     } else {
-        let forwardings = forwardings(&site.read()?)?;
-        print(out, options.output, &rows(&forwardings, &filter))?;
+        let holdings = holdings(&site.read()?)?;
+        print(out, options.output, &rows(&holdings, &filter))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn watch(out: &mut impl Write, output: Output, site: &Site, filter: &Filter) -> anyhow::Result<()> {
     let mut watch = Watch::new(&site.data_dir)?;
-    let mut before: Vec<Forwarding> = Vec::new();
+    let mut before = Vec::new();
     let mut printer = Changes::new(output);
     let mut reader = site.read()?;
     loop {
-        let after = forwardings(&reader)?;
+        let after = holdings(&reader)?;
         drop(reader);
         let rows_after = rows(&after, filter);
         if let Some(size) = table::terminal() {
@@ -229,24 +234,24 @@ fn new_table(output: Output, with_change: bool) -> Table {
 
 fn row(output: Output, held: &Held<'_>, now: u64) -> Vec<String> {
     let Held { lease, owner } = held;
-    let network = &owner.attachment.network;
+    let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let attachment = owner.attachment();
     let mut cells = vec![
         lease.host.to_string(),
         held.target(),
-        held.held_by(),
-        network.to_string(),
+        owner.to_string(),
+        or_none(attachment.map(|at| at.network.as_str())),
         held.group(),
         held.age(now),
     ];
     if output == Output::Wide {
-        let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
         cells.extend([
             or_none(lease.name.as_ref().map(PortName::as_str)),
             or_none(lease.claim.as_ref().map(ClaimName::as_str)),
-            owner.attachment.container.to_string(),
-            owner.attachment.interface.to_string(),
-            or_none(owner.link.as_ref().map(InterfaceName::as_str)),
-            or_none(owner.pod.as_ref().and_then(|pod| pod.uid.as_deref())),
+            or_none(attachment.map(|at| at.container.as_str())),
+            or_none(attachment.map(|at| at.interface.as_str())),
+            or_none(owner.link().map(InterfaceName::as_str)),
+            or_none(owner.pod().and_then(|pod| pod.uid.as_deref())),
         ]);
     }
     cells

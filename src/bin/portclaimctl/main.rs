@@ -1,9 +1,13 @@
 //! The operator's tool. What only looks does so without the plugin's lock, so that
 //! it never delays a container.
 
+mod action;
+mod agent;
+mod allocate;
 mod check;
 mod claims;
 mod confirm;
+mod deallocate;
 mod doctor;
 mod escape;
 mod explain;
@@ -15,6 +19,7 @@ mod output;
 mod release;
 mod reset;
 mod restore;
+mod service;
 mod show;
 mod site;
 mod table;
@@ -23,6 +28,7 @@ mod watch;
 
 use std::{
     io::{self, BufWriter, Write},
+    iter,
     process::ExitCode,
 };
 
@@ -70,13 +76,22 @@ enum Command {
     /// Look at everything that portclaim needs of this node. Status 1: something does
     /// not work.
     Doctor(doctor::Options),
+    /// Take ports for a service of the host, in a row.
+    Allocate(allocate::Options),
+    /// Give back the ports of a service of the host.
+    Deallocate(deallocate::Options),
+    /// Do what `allocate` and `deallocate` do, with JSON on stdin and stdout.
+    Action(action::Options),
+    /// Serve services of the host that do not run as root.
+    Agent(agent::Options),
 }
 
 impl Command {
-    /// The status of the process when it fails.
-    fn failure(&self) -> ExitCode {
-        match self {
-            Self::Check(_) => ExitCode::from(check::NOT_LOOKED),
+    /// The status of the process when it fails like this.
+    fn failure(&self, error: &anyhow::Error) -> ExitCode {
+        match (self, error.downcast_ref::<service::Failure>()) {
+            (Self::Check(_), _) => ExitCode::from(check::NOT_LOOKED),
+            (_, Some(failure)) => ExitCode::from(failure.status()),
             _ => ExitCode::FAILURE,
         }
     }
@@ -90,32 +105,45 @@ fn main() -> ExitCode {
         // Whoever reads the output has seen enough of it (`| head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let error = format!("{error:#}");
-            eprintln!("portclaimctl: {}", escape::printable(&error));
-            arguments.command.failure()
+            let text = format!("{error:#}");
+            for line in iter::once(text.as_str()).chain(advice(&error)) {
+                eprintln!("portclaimctl: {}", escape::printable(line));
+            }
+            arguments.command.failure(&error)
         }
     }
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let site = Site::find(&arguments.site)?;
+    // Not every user may read the conflists, nor need to.
+    let site = || Site::find(&arguments.site);
     let (mut out, ink) = (BufWriter::new(io::stdout().lock()), Ink::of_stdout());
     let out = &mut out;
     let code = match &arguments.command {
-        Command::List(options) => list::run(out, options, &site)?,
-        Command::Show(options) => show::run(out, ink, options, &site)?,
-        Command::Explain(options) => explain::run(out, ink, options, &site)?,
-        Command::Groups(options) => groups::run(out, ink, options, &site)?,
-        Command::Claims(options) => claims::run(out, options, &site)?,
-        Command::Check(options) => check::run(out, options, &site)?,
-        Command::Restore(options) => restore::run(out, options, &site)?,
-        Command::Gc(options) => gc::run(out, options, &site)?,
-        Command::Release(options) => release::run(out, options, &site)?,
-        Command::Reset(options) => reset::run(out, options, &site)?,
-        Command::Doctor(options) => doctor::run(out, options, &site)?,
+        Command::List(options) => list::run(out, options, &site()?)?,
+        Command::Show(options) => show::run(out, ink, options, &site()?)?,
+        Command::Explain(options) => explain::run(out, ink, options, &site()?)?,
+        Command::Groups(options) => groups::run(out, ink, options, &site()?)?,
+        Command::Claims(options) => claims::run(out, options, &site()?)?,
+        Command::Check(options) => check::run(out, options, &site()?)?,
+        Command::Restore(options) => restore::run(out, options, &site()?)?,
+        Command::Gc(options) => gc::run(out, options, &site()?)?,
+        Command::Release(options) => release::run(out, options, &site()?)?,
+        Command::Reset(options) => reset::run(out, options, &site()?)?,
+        Command::Doctor(options) => doctor::run(out, options, &site()?)?,
+        Command::Allocate(options) => allocate::run(out, options, &arguments.site)?,
+        Command::Deallocate(options) => deallocate::run(out, options, &arguments.site)?,
+        Command::Action(options) => action::run(out, options, &arguments.site)?,
+        Command::Agent(options) => agent::run(options, &arguments.site)?,
     };
     out.flush()?;
     Ok(code)
+}
+
+/// What to do about an error.
+fn advice(error: &anyhow::Error) -> Option<&str> {
+    let advised = error.downcast_ref::<site::Advised>().map(|advised| advised.advice);
+    advised.or_else(|| error.downcast_ref::<service::Failure>()?.advice())
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -6,12 +6,13 @@ use anyhow::bail;
 use clap::Args;
 use portclaim::{
     command::{Found, Target},
-    lease::{HostAddress, Lease, Port, Protocol},
+    lease::{HostAddress, Lease, ModuleLease, Port, Protocol},
 };
 
 use crate::{
     confirm::confirm,
     site::{self, Site, ports, who},
+    view::{holding::Holding, search},
 };
 
 #[derive(Args)]
@@ -51,7 +52,7 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
             found.append(&mut matching);
         }
         match meant[..] {
-            [] => bail!("nothing is held or claimed by {text:?}"),
+            [] => bail!("{}", nothing_of(text, site)?),
             [_] => {}
             _ => bail!("{text:?} is a {}: write {}:{text}", meant.join(" and a "), meant[0]),
         }
@@ -79,6 +80,23 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
         writeln!(out, "gave up claim {}", claim.key)?;
     }
     Ok(site::report(&done.errors))
+}
+
+/// Why there is nothing to give back.
+fn nothing_of(text: &str, site: &Site) -> anyhow::Result<String> {
+    let holdings = site::holdings(&site.read_again()?)?;
+    let found = search::find(text, &holdings, &[]).unwrap_or_default();
+    let module = found.owners.iter().find_map(|(owner, _)| match owner {
+        Holding::Module(block) => Some(&block.lease),
+        Holding::Container(_) => None,
+    });
+    Ok(match module {
+        Some(ModuleLease { module, protocol, .. }) => format!(
+            "{text:?} is of a service of the host: portclaimctl deallocate --{protocol} \
+             --owner {module} gives it back"
+        ),
+        None => format!("nothing is held or claimed by {text:?}"),
+    })
 }
 
 /// How many containers are among what was found.

@@ -15,14 +15,15 @@ pub struct Options {
     #[arg(short, long)]
     yes: bool,
 
-    /// Keep the claims: who uses them next gets the same ports again.
+    /// Keep the claims, and what services of the host hold: who uses the claims next
+    /// gets the same ports again.
     #[arg(long)]
     keep_claims: bool,
 }
 
 pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Result<ExitCode> {
     let mut operator = site.operator()?;
-    let there = operator.inhabitants().map_err(site::advised)?;
+    let there = operator.inhabitants(options.keep_claims).map_err(site::advised)?;
     for table in &there.tables {
         writeln!(out, "to remove: table inet {table}")?;
     }
@@ -38,6 +39,11 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
                 there.claims,
             )?;
         }
+    }
+    if !there.modules.is_empty() {
+        let ports: Vec<_> = there.modules.iter().map(ToString::to_string).collect();
+        let what = if options.keep_claims { "kept" } else { "to set aside" };
+        writeln!(out, "{what}: {}, services of the host", ports.join(", "))?;
     }
     writeln!(out, "to remove: the files in {} folders", there.folders.len())?;
     writeln!(out, "Containers that run go on without their host ports until they are restarted.")?;

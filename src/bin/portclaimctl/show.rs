@@ -1,11 +1,11 @@
 //! `portclaimctl show`.
 
-use std::{fmt::Display, io::Write, process::ExitCode};
+use std::{collections::BTreeSet, fmt::Display, io::Write, path::Path, process::ExitCode};
 
 use clap::Args;
 use portclaim::{
     command,
-    lease::{Claim, Forwarding, Lease},
+    lease::{Claim, Forwarding, Lease, NetworkName},
     nat::{self, Nat, Rules, Table as Ruleset, elements},
     publish,
 };
@@ -17,6 +17,7 @@ use crate::{
     table::{Column, Table},
     view::{
         claim::{self, ports},
+        holding::{Block, Holding},
         kernel::State,
         lease::{Held, Owners, owners},
         search::find,
@@ -27,8 +28,8 @@ use crate::{
 #[derive(Args)]
 pub struct Options {
     /// PORT: 8080, 8080/udp or 192.0.2.1:8080/tcp; POD and CLAIM: NAMESPACE/NAME or a
-    /// name; CONTAINER: an ID, or as much of it as no other has
-    #[arg(value_name = "PORT|POD|CONTAINER|CLAIM")]
+    /// name; CONTAINER: an ID, or as much of it as no other has; MODULE: its name
+    #[arg(value_name = "PORT|POD|CONTAINER|CLAIM|MODULE")]
     name: String,
 }
 
@@ -39,16 +40,20 @@ pub fn run(
     site: &Site,
 ) -> anyhow::Result<ExitCode> {
     let reader = site.read()?;
-    let (forwardings, claims) = everything(&reader)?;
-    let found = find(&options.name, &forwardings, &claims)?;
+    let (holdings, claims) = everything(&reader)?;
+    let found = find(&options.name, &holdings, &claims)?;
     let mut kernel = Kernel::new(site, reader.lineage());
     let mut blank = "";
     for (owner, leases) in &found.owners {
         write!(out, "{blank}")?;
-        print_owner(out, ink, site, owner, leases, &mut kernel)?;
+        match owner {
+            Holding::Container(forwarding) => print_container(out, site, forwarding, &mut kernel)?,
+            Holding::Module(block) => print_module(out, site, block, &mut kernel)?,
+        }
+        print_leases(out, ink, owner, leases, &mut kernel)?;
         blank = "\n";
     }
-    let owners = owners(&forwardings);
+    let owners = owners(&holdings);
     for claim in &found.claims {
         write!(out, "{blank}")?;
         print_claim(out, claim, &owners)?;
@@ -57,12 +62,10 @@ pub fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_owner(
+fn print_container(
     out: &mut impl Write,
-    ink: Ink,
     site: &Site,
     owner: &Forwarding,
-    leases: &[&Lease],
     kernel: &mut Kernel<'_>,
 ) -> anyhow::Result<()> {
     let at = &owner.attachment;
@@ -80,14 +83,48 @@ fn print_owner(
     if let Some(link) = &owner.link {
         field(out, "link", link)?;
     }
-    let age = time::span(time::now().saturating_sub(owner.since));
-    field(out, "since", format!("{} ({age} ago)", time::rfc3339(owner.since)))?;
-    let folder = publish::folder(&site.run_dir, owner);
-    let absent = if folder.join(publish::JSON).exists() { "" } else { " (not there)" };
-    field(out, "files", format!("{}{absent}", folder.display()))?;
-    let (rules, has_table) = kernel.rules(owner);
-    field(out, "rules", rules)?;
+    print_since(out, owner.since)?;
+    print_files(out, &publish::folder(&site.run_dir, owner))?;
+    field(out, "rules", kernel.rules(&owner.attachment.network))
+}
 
+fn print_module(
+    out: &mut impl Write,
+    site: &Site,
+    block: &Block,
+    kernel: &mut Kernel<'_>,
+) -> anyhow::Result<()> {
+    let lease = &block.lease;
+    field(out, "module", &lease.module)?;
+    print_since(out, lease.since)?;
+    print_files(out, &publish::module_folder(&site.run_dir, &lease.module))?;
+    match lease.to {
+        Some(_) => field(out, "rules", kernel.rules(&NetworkName::modules())),
+        None => Ok(()),
+    }
+}
+
+fn print_since(out: &mut impl Write, since: u64) -> anyhow::Result<()> {
+    let age = time::span(time::now().saturating_sub(since));
+    field(out, "since", format!("{} ({age} ago)", time::rfc3339(since)))
+}
+
+fn print_files(out: &mut impl Write, folder: &Path) -> anyhow::Result<()> {
+    let absent = if folder.join(publish::JSON).exists() { "" } else { " (not there)" };
+    field(out, "files", format!("{}{absent}", folder.display()))
+}
+
+fn print_leases(
+    out: &mut impl Write,
+    ink: Ink,
+    owner: &Holding,
+    leases: &[&Lease],
+    kernel: &mut Kernel<'_>,
+) -> anyhow::Result<()> {
+    let forwarding = match owner {
+        Holding::Container(forwarding) => Some(forwarding.clone()),
+        Holding::Module(block) => block.lease.forwarding(),
+    };
     let mut table = Table::new(&[
         Column { title: "HOST PORT", shrinks: false },
         Column { title: "TO", shrinks: false },
@@ -100,21 +137,26 @@ fn print_owner(
     for lease in leases {
         let held = Held { lease, owner };
         let or_none = |name: Option<String>| name.unwrap_or_else(|| "-".to_owned());
-        let (state, found) = kernel.state(owner, lease);
-        problems.extend(found);
+        // A module that listens itself needs nothing of the kernel.
+        let state = forwarding.as_ref().map(|forwarding| kernel.state(forwarding, lease));
+        let state = state.map(|(state, found)| {
+            problems.extend(found);
+            state.to_string()
+        });
         table.push(vec![
             lease.host.to_string(),
             held.target(),
             or_none(lease.name.as_ref().map(ToString::to_string)),
             held.group(),
             or_none(lease.claim.as_ref().map(ToString::to_string)),
-            state.to_string(),
+            or_none(state),
         ]);
     }
     table.print(out)?;
     problems.dedup();
     // Without a table, everything that should be in it is missing.
-    for problem in problems.iter().filter(|_| has_table) {
+    let has_table = |of: &Forwarding| kernel.has_table(&of.attachment.network);
+    for problem in problems.iter().filter(|_| forwarding.as_ref().is_some_and(has_table)) {
         output::paragraph(out, &ink.bad("kernel: "), 2, problem)?;
     }
     Ok(())
@@ -143,36 +185,56 @@ struct Kernel<'a> {
     site: &'a Site,
     lineage: u64,
     nat: Nat,
+    /// Tables that are not there.
+    absent: BTreeSet<NetworkName>,
 }
 
 impl<'a> Kernel<'a> {
     fn new(site: &'a Site, lineage: u64) -> Self {
-        Self { site, lineage, nat: Nat::new(std::env::var_os("PATH").as_deref()) }
+        let nat = Nat::new(std::env::var_os("PATH").as_deref());
+        Self { site, lineage, nat, absent: BTreeSet::new() }
     }
 
-    /// What has become of the rules of the network's table, and whether there may be
-    /// such a table at all.
-    fn rules(&mut self, owner: &Forwarding) -> (String, bool) {
-        let network = &owner.attachment.network;
-        let Some(config) = self.site.config_of(network) else {
-            return (format!("unknown: no conflist has network {network}"), true);
+    /// What has become of the rules of the network's table.
+    fn rules(&mut self, network: &NetworkName) -> String {
+        let table = match self.table(network) {
+            Ok(table) => table,
+            Err(reason) => return format!("unknown: {reason}"),
         };
-        let settings = config.settings().map_err(command::Error::from);
-        let options = match settings.and_then(|settings| command::options(&settings)) {
-            Ok(options) => nat::Options { lineage: self.lineage, ..options },
-            Err(error) => return (format!("unknown: {:#}", anyhow::Error::from(error)), true),
-        };
-        let table = Ruleset::new(network, &options);
         let name = table.name();
         let found = self.nat.rules(&table);
-        let has_table = !matches!(found, Ok(Rules::None));
-        let text = match found {
+        if matches!(found, Ok(Rules::None)) {
+            self.absent.insert(network.clone());
+        }
+        match found {
             Ok(Rules::Intact) => format!("complete, in table inet {name}"),
             Ok(Rules::None) => format!("missing: there is no table inet {name}"),
             Ok(Rules::Other) => format!("those of table inet {name} are not those configured"),
             Err(error) => format!("unknown: {:#}", anyhow::Error::from(error)),
+        }
+    }
+
+    /// Whether there may be a table for the network.
+    fn has_table(&self, network: &NetworkName) -> bool {
+        !self.absent.contains(network)
+    }
+
+    /// The table that the network should have.
+    fn table(&self, network: &NetworkName) -> Result<Ruleset, String> {
+        if *network == NetworkName::modules() {
+            return Ok(command::module::table(self.lineage));
+        }
+        let Some(config) = self.site.config_of(network) else {
+            return Err(format!("no conflist has network {network}"));
         };
-        (text, has_table)
+        let settings = config.settings().map_err(command::Error::from);
+        match settings.and_then(|settings| command::options(&settings)) {
+            Ok(options) => {
+                let options = nat::Options { lineage: self.lineage, ..options };
+                Ok(Ruleset::new(network, &options))
+            }
+            Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
+        }
     }
 
     /// Whether the kernel forwards a lease, and how it differs if it does not.

@@ -22,7 +22,10 @@ use portclaim::{
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
-use crate::{escape::printable, view::group::Policy};
+use crate::{
+    escape::printable,
+    view::{group::Policy, holding::Holding},
+};
 
 /// Where runtimes look for conflists, unless they are told otherwise.
 const CONFLISTS: &str = "/etc/cni/net.d";
@@ -162,10 +165,17 @@ impl Site {
 }
 
 /// An error with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Advised {
+    text: String,
+    pub advice: &'static str,
+}
+
+/// An error with what to do about it.
 pub fn advised(error: command::Error) -> anyhow::Error {
     let advice = error.advice();
-    let error = anyhow::Error::from(error);
-    anyhow::anyhow!("{error:#}\nportclaimctl: {advice}")
+    Advised { text: format!("{:#}", anyhow::Error::from(error)), advice }.into()
 }
 
 /// Prints what went wrong beside all that went well.
@@ -194,14 +204,17 @@ fn conflist(path: PathBuf) -> ConflistFile {
 }
 
 /// All that is held.
-pub fn forwardings(reader: &Reader) -> anyhow::Result<Vec<Forwarding>> {
-    reader.forwardings().context("cannot read the leases")
+pub fn holdings(reader: &Reader) -> anyhow::Result<Vec<Holding>> {
+    let read = || Ok::<_, StoreError>((reader.forwardings()?, reader.module_leases()?));
+    let (forwardings, modules) = read().context("cannot read the leases")?;
+    let modules = modules.into_iter().map(Holding::from);
+    Ok(forwardings.into_iter().map(Holding::from).chain(modules).collect())
 }
 
 /// All that is held, and all that is reserved.
-pub fn everything(reader: &Reader) -> anyhow::Result<(Vec<Forwarding>, Vec<Claim>)> {
-    let read = || Ok::<_, StoreError>((reader.forwardings()?, reader.claims()?));
-    read().context("cannot read the leases")
+pub fn everything(reader: &Reader) -> anyhow::Result<(Vec<Holding>, Vec<Claim>)> {
+    let claims = reader.claims().context("cannot read the leases")?;
+    Ok((holdings(reader)?, claims))
 }
 
 /// The time since boot, by which ports cool down.

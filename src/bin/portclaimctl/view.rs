@@ -4,6 +4,7 @@
 pub mod claim;
 pub mod explanation;
 pub mod group;
+pub mod holding;
 pub mod kernel;
 pub mod lease;
 pub mod search;

@@ -44,7 +44,7 @@ fn every_question_finds_what_was_committed() {
     assert_eq!(reader.forwardings().unwrap(), [a.clone(), b.clone()]);
     assert_eq!(
         reader.holders(Protocol::Tcp, port(8081)).unwrap(),
-        [(a.leases[1].host, a.attachment.clone())]
+        [(a.leases[1].host, a.attachment.clone().into())]
     );
     assert_eq!(reader.holders(Protocol::Udp, port(8081)).unwrap(), []);
     assert_eq!(
@@ -139,6 +139,6 @@ fn a_file_that_has_become_too_large_is_rebuilt() {
     assert!(full > 1024 * 1024 && size() < 1024 * 1024, "{full} became {}", size());
     let after = store.read().unwrap();
     assert_eq!(after.forwardings().unwrap(), before.forwardings().unwrap());
-    let last = (lease(10_009).host, owner(&name(9)));
+    let last = (lease(10_009).host, owner(&name(9)).into());
     assert_eq!(after.holders(Protocol::Tcp, port(10_009)).unwrap(), [last]);
 }

@@ -165,7 +165,7 @@ fn check(view: &View) -> BTreeSet<String> {
         let [lease] = &held.leases[..] else { panic!("{held:?}") };
         assert!(ports.insert(lease.host), "{} has two owners", lease.host);
         let holders = view.holders(lease.host.protocol, lease.host.port).unwrap();
-        assert_eq!(holders, [(lease.host, held.attachment.clone())]);
+        assert_eq!(holders, [(lease.host, held.attachment.clone().into())]);
     }
     assert!(halves.values().all(|halves| *halves == 2), "{halves:?}");
     halves.into_keys().collect()

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::lease::{
-    Claim, ClaimKey, ClaimName, InterfaceName, Namespace, Pod, PortName, Release, Rest,
+    Claim, ClaimKey, ClaimName, InterfaceName, ModuleId, Namespace, Owner, Pod, PortName, Release,
 };
 
 /// Enough to be far behind, for a clock.
@@ -21,6 +21,8 @@ enum Step {
     Remove(Attachment, Moment),
     Claim(Claim),
     Unclaim(ClaimKey),
+    InsertModule(ModuleLease),
+    RemoveModule(ModuleId, Protocol, Port, Moment),
     Expire(u64),
     Forget(Duration),
     Commit,
@@ -97,6 +99,21 @@ fn forwarding() -> impl Strategy<Value = Forwarding> {
     })
 }
 
+fn module() -> impl Strategy<Value = ModuleId> {
+    name(&["m", "m.m"])
+}
+
+fn module_lease() -> impl Strategy<Value = ModuleLease> {
+    let ports = (prop::sample::select(Protocol::ALL.to_vec()), 253u16..259, 1u16..4);
+    let rest = (prop::sample::select(vec![0, 50]), any::<bool>());
+    (module(), ports, prop::option::of(name(&["10.0.0.5:80", "[fd00::5]:80"])), rest).prop_map(
+        |(module, (protocol, first, count), to, (cooldown, is_remembered))| {
+            let rest = Rest { cooldown, is_remembered };
+            ModuleLease { module, protocol, to, rest, ..block("m", first, count) }
+        },
+    )
+}
+
 fn unix() -> impl Strategy<Value = u64> {
     (1u64..4, 0u64..30).prop_map(|(days, seconds)| days * LONG_AGO + seconds)
 }
@@ -106,12 +123,18 @@ fn since_boot() -> impl Strategy<Value = Duration> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let moment = (since_boot(), unix()).prop_map(|(since_boot, unix)| Moment { since_boot, unix });
+    let moment =
+        || (since_boot(), unix()).prop_map(|(since_boot, unix)| Moment { since_boot, unix });
+    let module = (module(), prop::sample::select(Protocol::ALL.to_vec()), 253u16..259, moment());
     prop_oneof![
         10 => forwarding().prop_map(Step::Insert),
-        6 => (attachment(), moment).prop_map(|(owner, moment)| Step::Remove(owner, moment)),
+        6 => (attachment(), moment()).prop_map(|(owner, moment)| Step::Remove(owner, moment)),
         8 => claim().prop_map(Step::Claim),
         2 => claim_key().prop_map(Step::Unclaim),
+        8 => module_lease().prop_map(Step::InsertModule),
+        3 => module.prop_map(|(module, protocol, first, moment)| {
+            Step::RemoveModule(module, protocol, port(first), moment)
+        }),
         2 => unix().prop_map(Step::Expire),
         1 => since_boot().prop_map(Step::Forget),
         3 => Just(Step::Commit),
@@ -125,6 +148,7 @@ fn step() -> impl Strategy<Value = Step> {
 struct Model {
     leases: BTreeMap<Attachment, Forwarding>,
     claims: BTreeMap<ClaimKey, Claim>,
+    modules: BTreeMap<(ModuleId, Protocol, Port), ModuleLease>,
     /// With whether they are remembered.
     releases: BTreeMap<(Protocol, Port), (Release, bool)>,
     /// The latest that was told.
@@ -159,6 +183,19 @@ impl Model {
         self.leases.values().flat_map(|held| held.leases.iter().map(move |lease| (held, lease)))
     }
 
+    fn held_by_modules(&self) -> impl Iterator<Item = (&ModuleLease, HostPort)> {
+        self.modules.values().flat_map(|lease| lease.ports().map(move |port| (lease, port)))
+    }
+
+    /// Who holds what, attachments and modules alike.
+    fn holders(&self) -> impl Iterator<Item = (HostPort, Owner)> {
+        let of_attachment =
+            |(held, lease): (&Forwarding, &Lease)| (lease.host, held.attachment.clone().into());
+        let of_module =
+            |(lease, port): (&ModuleLease, _)| (port, Owner::Module(lease.module.clone()));
+        self.held().map(of_attachment).chain(self.held_by_modules().map(of_module))
+    }
+
     fn reserved(&self) -> impl Iterator<Item = (&ClaimKey, HostPort)> {
         self.claims.values().flat_map(|claim| claim.ports().map(move |port| (&claim.key, port)))
     }
@@ -167,9 +204,10 @@ impl Model {
         let mut refusal = Refusal::default();
         for lease in &new.leases {
             let own = lease.claim_key(new.namespace());
-            refusal.conflict |= self.held().any(|(held, other)| {
-                held.attachment != new.attachment && other.host.conflicts_with(&lease.host)
-            });
+            let owner = Owner::from(new.attachment.clone());
+            refusal.conflict |= self
+                .holders()
+                .any(|(port, holder)| holder != owner && port.conflicts_with(&lease.host));
             refusal.claimed |= self.reserved().any(|(claim, port)| {
                 Some(claim) != own.as_ref() && port.conflicts_with(&lease.host)
             });
@@ -187,8 +225,48 @@ impl Model {
                 lease.claim_key(held.namespace()).as_ref() != Some(&new.key)
                     && lease.host.conflicts_with(&wanted)
             });
+            refusal.conflict |=
+                self.held_by_modules().any(|(_, port)| port.conflicts_with(&wanted));
         }
         refusal
+    }
+
+    fn refuses_module(&self, new: &ModuleLease) -> Refusal {
+        let mut refusal = Refusal::default();
+        let key = module_key(new);
+        for wanted in new.ports() {
+            refusal.conflict |= self.held().any(|(_, lease)| lease.host.conflicts_with(&wanted))
+                || self
+                    .held_by_modules()
+                    .any(|(lease, port)| module_key(lease) != key && port == wanted);
+            refusal.claimed |= self.reserved().any(|(_, port)| port.conflicts_with(&wanted));
+        }
+        refusal
+    }
+
+    fn insert_module(&mut self, new: ModuleLease) {
+        let key = module_key(&new);
+        if self.modules.get(&key) == Some(&new) {
+            return;
+        }
+        for port in new.ports() {
+            self.releases.remove(&(port.protocol, port.port));
+        }
+        self.modules.insert(key, new);
+        self.is_durable = true;
+    }
+
+    fn remove_module(
+        &mut self,
+        key: &(ModuleId, Protocol, Port),
+        moment: Moment,
+    ) -> Option<ModuleLease> {
+        let gone = self.modules.remove(key)?;
+        self.is_durable = true;
+        for port in gone.ports() {
+            self.release(&port, gone.rest, moment.since_boot);
+        }
+        Some(gone)
     }
 
     fn insert(&mut self, new: Forwarding) {
@@ -208,19 +286,23 @@ impl Model {
         }
         let gone = self.leases.remove(owner)?;
         for lease in &gone.leases {
-            let Some(rest) = lease.rest else { continue };
-            if rest == (Rest { cooldown: 0, is_remembered: false }) {
-                continue;
+            if let Some(rest) = lease.rest {
+                self.release(&lease.host, rest, moment.since_boot);
             }
-            let port = (lease.host.protocol, lease.host.port);
-            let at = moment.since_boot;
-            let mut rested = at + Duration::from_millis(rest.cooldown);
-            if let Some((before, _)) = self.releases.get(&port) {
-                rested = rested.max(before.rested);
-            }
-            self.releases.insert(port, (Release { at, rested }, rest.is_remembered));
         }
         Some(gone)
+    }
+
+    fn release(&mut self, host: &HostPort, rest: Rest, at: Duration) {
+        if rest == (Rest { cooldown: 0, is_remembered: false }) {
+            return;
+        }
+        let port = (host.protocol, host.port);
+        let mut rested = at + Duration::from_millis(rest.cooldown);
+        if let Some((before, _)) = self.releases.get(&port) {
+            rested = rested.max(before.rested);
+        }
+        self.releases.insert(port, (Release { at, rested }, rest.is_remembered));
     }
 
     fn claim(&mut self, mut new: Claim) -> Option<Claim> {
@@ -271,6 +353,10 @@ impl Model {
     }
 }
 
+fn module_key(lease: &ModuleLease) -> (ModuleId, Protocol, Port) {
+    (lease.module.clone(), lease.protocol, lease.port)
+}
+
 fn apply(step: Step, draft: &mut Draft, model: &mut Model) {
     match step {
         Step::Insert(new) => {
@@ -288,6 +374,18 @@ fn apply(step: Step, draft: &mut Draft, model: &mut Model) {
             }
         }
         Step::Unclaim(key) => assert_eq!(draft.unreserve(&key).unwrap(), model.unclaim(&key)),
+        Step::InsertModule(new) => {
+            let is_same = model.modules.get(&module_key(&new)) == Some(&new);
+            let inserted = draft.insert_module(&new);
+            if is_same || model.refuses_module(&new).check(&inserted) {
+                inserted.unwrap();
+                model.insert_module(new);
+            }
+        }
+        Step::RemoveModule(module, protocol, first, moment) => {
+            let removed = draft.remove_module(&module, protocol, first, moment).unwrap();
+            assert_eq!(removed, model.remove_module(&(module, protocol, first), moment));
+        }
         Step::Expire(unix) => {
             let mut expired = draft.expire_claims(unix).unwrap();
             expired.sort_by(|a, b| a.key.cmp(&b.key));

@@ -3,10 +3,7 @@
 use portclaim::lease::{Claim, Namespace};
 use serde::Serialize;
 
-use super::{
-    lease::{Owners, holder},
-    time,
-};
+use super::{lease::Owners, time};
 
 /// What becomes of a claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +25,7 @@ impl State {
         match (&claim.holder, claim.expires) {
             (Some(attachment), _) => {
                 let owner = owners.get(attachment);
-                Self::Held(owner.map_or_else(|| attachment.to_string(), |owner| holder(owner)))
+                Self::Held(owner.map_or_else(|| attachment.to_string(), ToString::to_string))
             }
             (None, None) => Self::Waits(claim.ttl),
             (None, Some(expires)) if expires > now => Self::Expires(expires - now),
@@ -106,7 +103,7 @@ struct Holder<'a> {
 /// The claim as programs read it.
 pub fn document<'a>(claim: &'a Claim, owners: &Owners<'a>) -> Document<'a> {
     let holder = claim.holder.as_ref().map(|attachment| {
-        let pod = owners.get(attachment).and_then(|owner| owner.pod.as_ref());
+        let pod = owners.get(attachment).and_then(|owner| owner.pod());
         Holder {
             network: attachment.network.as_str(),
             container_id: attachment.container.as_str(),
@@ -160,7 +157,7 @@ pub mod tests {
     fn what_becomes_of_a_claim_is_said() {
         let owner = forwarding("games/arena-0", &["7000/udp"]);
         let holder = owner.attachment.clone();
-        let all = [owner];
+        let all = [owner.into()];
         let state = |claim: &Claim, all| State::of(claim, &owners(all), 1000).to_string();
         let held = claim(7000, 1, Some(holder), None);
         assert_eq!(state(&held, &all), "games/arena-0");

@@ -5,11 +5,11 @@ use portclaim::{
     command::ExclusionRule,
     host::{Process, Socket},
     lease::{
-        Claim, Forwarding, HostAddress, HostPort, NamespaceGlob, Port, PortSet, Protocol, Protocols,
+        Claim, Group, HostAddress, HostPort, NamespaceGlob, Port, PortSet, Protocol, Protocols,
     },
 };
 
-use super::{claim::State, group::Policy, lease::Owners, time};
+use super::{claim::State, group::Policy, holding::Holding, lease::Owners, time};
 
 /// How many processes of one socket are named.
 const NAMED: usize = 3;
@@ -21,7 +21,7 @@ const PRIVILEGED: u16 = 1024;
 pub struct Facts<'a> {
     pub port: HostPort,
     /// Who holds it on an address that is meant.
-    pub holders: Vec<(HostPort, &'a Forwarding)>,
+    pub holders: Vec<(HostPort, &'a Holding)>,
     /// The claims about it on an address that is meant.
     pub claims: Vec<Claim>,
     /// Who holds what, to name the holders of claims.
@@ -106,14 +106,14 @@ pub fn title(address: HostAddress, port: Port, protocols: Protocols) -> String {
 }
 
 fn holders(facts: &Facts<'_>) -> Vec<String> {
-    let line = |(port, owner): &(HostPort, &Forwarding)| {
-        let on = on(port.address);
-        let who = match &owner.pod {
-            Some(pod) => format!("{pod} ({})", owner.attachment),
-            None => owner.attachment.to_string(),
+    let line = |(port, owner): &(HostPort, &Holding)| {
+        let (on, since) = (on(port.address), time::rfc3339(owner.since()));
+        let who = match (owner.attachment(), owner.pod()) {
+            (Some(at), Some(pod)) => format!("{pod} ({at}) on network {}", at.network),
+            (Some(at), None) => format!("{at} on network {}", at.network),
+            (None, _) => owner.to_string(),
         };
-        let (network, since) = (&owner.attachment.network, time::rfc3339(owner.since));
-        format!("held{on} by {who} on network {network} since {since}")
+        format!("held{on} by {who} since {since}")
     };
     facts.holders.iter().map(line).collect()
 }
@@ -194,7 +194,10 @@ impl Offer {
             Some(globs) => format!("namespaces {}", join(globs)),
         };
         for (name, group) in &groups {
-            let who = who(group.namespaces.as_deref());
+            let who = match group.namespaces.as_deref() {
+                Some([]) => "services of the host only".to_owned(),
+                globs => who(globs),
+            };
             lines.push(format!("in group \"{name}\", for {who}"));
         }
         if groups.is_empty() {
@@ -229,7 +232,9 @@ impl Offer {
             by_number("portClaims", &rules.port_claims, false),
         ];
         lines.push(format!("may be asked for by number: {}", sources.join(", ")));
-        Self { is_in_a_pool: rule.is_none() && !groups.is_empty(), is_given_by_number, lines }
+        let is_for_pods = |group: &Group| group.namespaces.as_ref().is_none_or(|g| !g.is_empty());
+        let is_in_a_pool = rule.is_none() && groups.iter().any(|(_, group)| is_for_pods(group));
+        Self { is_in_a_pool, is_given_by_number, lines }
     }
 }
 
@@ -368,13 +373,13 @@ mod tests {
     #[test]
     fn who_has_it_comes_first() {
         let owner = forwarding("games-eu/arena", &["7001/udp@games"]);
-        let all = [owner.clone()];
+        let all = [owner.clone().into()];
         let owners = owners(&all);
         let used = claim(7001, 1, Some(owner.attachment.clone()), None);
         let policies = [policy("net", GAMES)];
         let facts = Facts {
             port: port(7001),
-            holders: vec![(port(7001), &owner)],
+            holders: vec![(port(7001), &all[0])],
             claims: vec![used],
             owners: &owners,
             cooling: None,

@@ -3,19 +3,19 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, btree_map::Entry},
+    fmt,
 };
 
 use portclaim::{
     cni::config::Settings,
     command::Exclusion,
     lease::{
-        Claim, Forwarding, Group, GroupName, NetworkName, Port, PortMap, PortSet, Protocol,
-        Protocols, Release,
+        Claim, Group, GroupName, NetworkName, Port, PortMap, PortSet, Protocol, Protocols, Release,
     },
 };
 use serde::Serialize;
 
-use super::{claim::State, lease::Owners};
+use super::{claim::State, holding::Holding, lease::Owners};
 
 /// What networks say about ports. Networks that say the same are together.
 #[derive(Clone, Debug)]
@@ -63,12 +63,41 @@ pub fn pools(policies: &[Policy]) -> Vec<Pool<'_>> {
     pools
 }
 
+/// Whose leases are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Containers in no pod.
+    NoPod,
+    Namespace(String),
+    Module(String),
+}
+
+impl Side {
+    fn of(holding: &Holding) -> Self {
+        match (holding.module(), holding.namespace()) {
+            (Some(module), _) => Self::Module(module.to_owned()),
+            (None, Some(namespace)) => Self::Namespace(namespace.to_string()),
+            (None, None) => Self::NoPod,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPod => f.write_str("(no pod)"),
+            Self::Namespace(name) => f.write_str(name),
+            Self::Module(name) => write!(f, "module {name}"),
+        }
+    }
+}
+
 /// What stands in the way of giving ports, by protocol.
 #[derive(Clone, Debug, Default)]
 pub struct Occupation {
     ports: BTreeMap<Protocol, Occupied>,
-    /// Every lease, by the namespace of its pod.
-    leases: Vec<(Option<String>, Protocol, Port)>,
+    /// Every lease, and whose it counts as.
+    leases: Vec<(Side, Protocol, Port)>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,18 +111,18 @@ struct Occupied {
 impl Occupation {
     /// What the store says at this time, in seconds since the Unix epoch.
     pub fn new(
-        forwardings: &[Forwarding],
+        holdings: &[Holding],
         claims: &[Claim],
         resting: &[(Protocol, Port)],
         now: u64,
     ) -> Self {
         let mut occupation = Self::default();
-        for forwarding in forwardings {
-            let namespace = forwarding.namespace().map(ToString::to_string);
-            for lease in &forwarding.leases {
+        for holding in holdings {
+            let side = Side::of(holding);
+            for lease in holding.leases() {
                 let (protocol, port) = (lease.host.protocol, lease.host.port);
                 occupation.of(protocol).leased.insert(port);
-                occupation.leases.push((namespace.clone(), protocol, port));
+                occupation.leases.push((side.clone(), protocol, port));
             }
         }
         for claim in claims {
@@ -133,7 +162,7 @@ pub fn resting(
 /// same is true. Each port is one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Held by a container, of whatever group and whether on all addresses or not.
+    /// Held by anybody, of whatever group and whether on all addresses or not.
     pub leased: u32,
     /// Reserved by a claim that nobody uses.
     pub reserved: u32,
@@ -148,9 +177,8 @@ pub struct Statistics<'a> {
     pub pool: Pool<'a>,
     /// The protocols that the group is for, those together of which the same is true.
     pub usages: Vec<(Protocols, Usage)>,
-    /// Which namespaces have how many leases on its ports, each protocol counted,
-    /// the most first; none: containers in no pod.
-    pub holders: Vec<(Option<String>, u32)>,
+    /// Who has how many leases on its ports, each protocol counted, the most first.
+    pub holders: Vec<(Side, u32)>,
     /// Those of its ports that the kernel gives to connections of the host as well.
     pub ephemeral: PortSet,
 }
@@ -172,17 +200,17 @@ pub fn statistics<'a>(
             None => usages.push((protocol.into(), usage)),
         }
     }
-    let mut holders: BTreeMap<&Option<String>, u32> = BTreeMap::new();
-    for (namespace, protocol, port) in &occupation.leases {
+    let mut holders: BTreeMap<&Side, u32> = BTreeMap::new();
+    for (side, protocol, port) in &occupation.leases {
         if pool.group.protocols.contains(*protocol) && ports.contains(*port) {
-            match holders.entry(namespace) {
+            match holders.entry(side) {
                 Entry::Vacant(vacant) => _ = vacant.insert(1),
                 Entry::Occupied(mut count) => *count.get_mut() += 1,
             }
         }
     }
     let mut holders: Vec<_> =
-        holders.into_iter().map(|(namespace, count)| (namespace.clone(), count)).collect();
+        holders.into_iter().map(|(side, count)| (side.clone(), count)).collect();
     // Stable: those with equally many stay in their order.
     holders.sort_by_key(|(_, count)| Reverse(*count));
     let ephemeral = pool.ports.without(&pool.ports.without(ephemeral));
@@ -221,6 +249,7 @@ pub struct Document<'a> {
 #[derive(Clone, Debug, Serialize)]
 struct Holder<'a> {
     namespace: Option<&'a str>,
+    module: Option<&'a str>,
     leased: u32,
 }
 
@@ -241,9 +270,13 @@ impl Statistics<'_> {
             protocols: usages.iter().flat_map(by_protocol).collect(),
             holders: holders
                 .iter()
-                .map(|(namespace, leased)| Holder {
-                    namespace: namespace.as_deref(),
-                    leased: *leased,
+                .map(|(side, leased)| {
+                    let (namespace, module) = match side {
+                        Side::NoPod => (None, None),
+                        Side::Namespace(name) => (Some(name.as_str()), None),
+                        Side::Module(name) => (None, Some(name.as_str())),
+                    };
+                    Holder { namespace, module, leased: *leased }
                 })
                 .collect(),
             ephemeral: ephemeral.to_string(),
@@ -282,7 +315,10 @@ pub mod tests {
     use portclaim::cni::Config;
 
     use super::*;
-    use crate::view::{claim::tests::claim, lease::tests::forwarding};
+    use crate::view::{
+        claim::tests::claim,
+        lease::tests::{block, forwarding},
+    };
 
     /// What a network says that has these keys.
     pub fn policy(network: &str, keys: &str) -> Policy {
@@ -310,10 +346,13 @@ pub mod tests {
             forwarding("games/arena", &["7000/tcp@games", "7000/udp@games", "7001/udp"]),
             forwarding("shop/web", &["7002/tcp", "7009/tcp", "8080/tcp"]),
         ];
+        let attachment = held[0].attachment.clone();
+        let mut held: Vec<Holding> = held.map(Holding::from).into();
+        held.push(block("mail1", 7008, 1).into());
         let claims = [
             claim(7001, 3, None, Some(1001)),
             claim(7005, 1, None, Some(1000)),
-            claim(7000, 1, Some(held[0].attachment.clone()), None),
+            claim(7000, 1, Some(attachment), None),
         ];
         let port = |number| Port::new(number).unwrap();
         let resting = [7001, 7002, 7004].map(|number| (Protocol::Udp, port(number)));
@@ -323,10 +362,10 @@ pub mod tests {
         let usage = |leased, reserved, cooling, free| Usage { leased, reserved, cooling, free };
         assert_eq!(
             found.usages,
-            [(Protocol::Tcp.into(), usage(2, 0, 0, 7)), (Protocol::Udp.into(), usage(2, 2, 1, 4)),]
+            [(Protocol::Tcp.into(), usage(3, 0, 0, 6)), (Protocol::Udp.into(), usage(2, 2, 1, 4)),]
         );
-        let holders = [(Some("games".to_owned()), 3), (Some("shop".to_owned()), 1)];
-        assert_eq!(found.holders, holders);
+        let holders = found.holders.iter().map(|(side, count)| format!("{side} {count}"));
+        assert_eq!(holders.collect::<Vec<_>>(), ["games 3", "shop 1", "module mail1 1"]);
         assert_eq!(found.ephemeral.to_string(), "7008");
         let found = statistics(pools[0].clone(), &occupation, &ephemeral);
         assert_eq!(found.usages, [(Protocols::ALL, usage(0, 0, 0, 10_000))]);

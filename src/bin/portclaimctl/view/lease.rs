@@ -3,18 +3,18 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use portclaim::lease::{
-    Attachment, ClaimName, Forwarding, GroupName, InterfaceName, Lease, Namespace, NetworkName,
+    Attachment, ClaimName, GroupName, InterfaceName, Lease, ModuleId, Namespace, NetworkName,
     PodName, PortName, PortSet, Protocol,
 };
 use serde::Serialize;
 
-use super::time;
+use super::{holding::Holding, time};
 
 /// One lease and who holds it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Held<'a> {
     pub lease: &'a Lease,
-    pub owner: &'a Forwarding,
+    pub owner: &'a Holding,
 }
 
 /// Which leases are asked for: those that are all of this. Nothing: every one.
@@ -26,17 +26,19 @@ pub struct Filter {
     pub protocol: Option<Protocol>,
     pub ports: Option<PortSet>,
     pub network: Option<NetworkName>,
+    pub module: Option<ModuleId>,
 }
 
 impl Filter {
     fn admits(&self, held: &Held<'_>) -> bool {
         let Held { lease, owner } = held;
-        let pod = owner.pod.as_ref();
+        let (pod, attachment) = (owner.pod(), owner.attachment());
         fits(self.namespace.as_ref(), pod.map(|pod| &pod.namespace))
             && fits(self.pod.as_ref(), pod.map(|pod| &pod.name))
             && fits(self.group.as_ref(), lease.group.as_ref())
             && fits(self.protocol.as_ref(), Some(&lease.host.protocol))
-            && fits(self.network.as_ref(), Some(&owner.attachment.network))
+            && fits(self.network.as_ref(), attachment.map(|at| &at.network))
+            && fits(self.module.as_ref().map(ModuleId::as_str).as_ref(), owner.module().as_ref())
             && self.ports.as_ref().is_none_or(|ports| ports.contains(lease.host.port))
     }
 }
@@ -47,11 +49,10 @@ fn fits<T: PartialEq>(wanted: Option<&T>, found: Option<&T>) -> bool {
 }
 
 /// The leases that are asked for, by port, protocol and address.
-pub fn rows<'a>(forwardings: &'a [Forwarding], filter: &Filter) -> Vec<Held<'a>> {
-    let leases =
-        |owner: &'a Forwarding| owner.leases.iter().map(move |lease| Held { lease, owner });
+pub fn rows<'a>(holdings: &'a [Holding], filter: &Filter) -> Vec<Held<'a>> {
+    let leases = |owner: &'a Holding| owner.leases().iter().map(move |lease| Held { lease, owner });
     let mut rows: Vec<_> =
-        forwardings.iter().flat_map(leases).filter(|held| filter.admits(held)).collect();
+        holdings.iter().flat_map(leases).filter(|held| filter.admits(held)).collect();
     rows.sort_by_key(Held::key);
     rows
 }
@@ -79,22 +80,20 @@ impl<'a> Held<'a> {
 
     /// Whether a row says anything else of the owner.
     fn owner_differs(&self, other: &Held<'_>) -> bool {
-        let (a, b) = (self.owner, other.owner);
-        (&a.attachment, &a.pod, &a.container, &a.link, a.since)
-            != (&b.attachment, &b.pod, &b.container, &b.link, b.since)
+        let face = |of: &Holding| {
+            let who = (of.attachment().cloned(), of.pod().cloned(), of.module().map(str::to_owned));
+            (who, of.addresses(), of.link().cloned(), of.since())
+        };
+        face(self.owner) != face(other.owner)
     }
 
-    /// Who holds it: the pod, or the attachment where there is none.
-    pub fn held_by(&self) -> String {
-        holder(self.owner)
-    }
-
-    /// The container's address and port.
+    /// The address and port that packets are sent on to.
     pub fn target(&self) -> String {
         let port = self.lease.container_port;
-        match self.owner.container.iter().next() {
-            Some(address) => SocketAddr::new(address, port.number()).to_string(),
-            None => port.to_string(),
+        match (self.owner.addresses().first(), self.owner) {
+            (Some(address), _) => SocketAddr::new(*address, port.number()).to_string(),
+            (None, Holding::Container(_)) => port.to_string(),
+            (None, Holding::Module(_)) => "the host".to_owned(),
         }
     }
 
@@ -105,48 +104,41 @@ impl<'a> Held<'a> {
 
     /// For how long it is held, at this time in seconds since the Unix epoch.
     pub fn age(&self, now: u64) -> String {
-        time::span(now.saturating_sub(self.owner.since))
+        time::span(now.saturating_sub(self.owner.since()))
     }
 
     /// The lease as programs read it.
     pub fn document(&self) -> Document<'a> {
         let Held { lease, owner } = self;
-        let pod = owner.pod.as_ref();
+        let (pod, attachment) = (owner.pod(), owner.attachment());
         Document {
             name: lease.name.as_ref().map(PortName::as_str),
             protocol: lease.host.protocol.name(),
             host_ip: lease.host.address.to_string(),
             host_port: lease.host.port.number(),
             container_port: lease.container_port.number(),
-            container_ips: owner.container.iter().map(|address| address.to_string()).collect(),
+            container_ips: owner.addresses().iter().map(ToString::to_string).collect(),
             group: lease.group.as_ref().map(GroupName::as_str),
             claim: lease.claim.as_ref().map(ClaimName::as_str),
-            network: owner.attachment.network.as_str(),
-            container_id: owner.attachment.container.as_str(),
-            ifname: owner.attachment.interface.as_str(),
-            link: owner.link.as_ref().map(InterfaceName::as_str),
+            network: attachment.map(|at| at.network.as_str()),
+            container_id: attachment.map(|at| at.container.as_str()),
+            ifname: attachment.map(|at| at.interface.as_str()),
+            link: owner.link().map(InterfaceName::as_str),
             namespace: pod.map(|pod| pod.namespace.as_str()),
             pod: pod.map(|pod| pod.name.as_str()),
             uid: pod.and_then(|pod| pod.uid.as_deref()),
-            since: time::rfc3339(owner.since),
+            module: owner.module(),
+            since: time::rfc3339(owner.since()),
         }
     }
 }
 
-/// All owners, by what claims know them by.
-pub type Owners<'a> = HashMap<&'a Attachment, &'a Forwarding>;
+/// All containers, by what claims know them by.
+pub type Owners<'a> = HashMap<&'a Attachment, &'a Holding>;
 
 /// The owners of all that is held.
-pub fn owners(forwardings: &[Forwarding]) -> Owners<'_> {
-    forwardings.iter().map(|owner| (&owner.attachment, owner)).collect()
-}
-
-/// Who an owner is to people: its pod, or the attachment where there is none.
-pub fn holder(owner: &Forwarding) -> String {
-    match &owner.pod {
-        Some(pod) => pod.to_string(),
-        None => owner.attachment.to_string(),
-    }
+pub fn owners(holdings: &[Holding]) -> Owners<'_> {
+    holdings.iter().filter_map(|owner| Some((owner.attachment()?, owner))).collect()
 }
 
 /// One lease as an object.
@@ -163,22 +155,26 @@ pub struct Document<'a> {
     container_ips: Vec<String>,
     group: Option<&'a str>,
     claim: Option<&'a str>,
-    network: &'a str,
+    network: Option<&'a str>,
     #[serde(rename = "containerID")]
-    container_id: &'a str,
-    ifname: &'a str,
+    container_id: Option<&'a str>,
+    ifname: Option<&'a str>,
     /// The host's link towards the container.
     link: Option<&'a str>,
     namespace: Option<&'a str>,
     pod: Option<&'a str>,
     uid: Option<&'a str>,
+    /// The service of the host that holds it, where no container does.
+    module: Option<&'a str>,
     /// RFC 3339, in UTC.
     since: String,
 }
 
 #[cfg(test)]
 pub mod tests {
-    use portclaim::lease::{ContainerAddresses, HostPort, Pod, Port};
+    use portclaim::lease::{
+        ContainerAddresses, Forwarding, HostPort, ModuleLease, Pod, Port, Rest,
+    };
 
     use super::*;
 
@@ -218,8 +214,23 @@ pub mod tests {
         }
     }
 
+    /// TCP ports that a module holds.
+    pub fn block(module: &str, first: u16, count: u16) -> ModuleLease {
+        ModuleLease {
+            module: module.parse().unwrap(),
+            name: None,
+            protocol: Protocol::Tcp,
+            port: Port::new(first).unwrap(),
+            count,
+            group: "default".parse().unwrap(),
+            to: None,
+            since: 100,
+            rest: Rest { cooldown: 0, is_remembered: false },
+        }
+    }
+
     fn shown(rows: &[Held<'_>]) -> Vec<String> {
-        rows.iter().map(|held| format!("{} {}", held.lease.host, held.held_by())).collect()
+        rows.iter().map(|held| format!("{} {}", held.lease.host, held.owner)).collect()
     }
 
     #[test]
@@ -229,10 +240,14 @@ pub mod tests {
             forwarding("shop/db", &["5432/tcp"]),
             forwarding("shop-2/web", &["81/tcp@games"]),
         ];
+        let mut all: Vec<Holding> = all.map(Holding::from).into();
+        all.push(block("mail1", 25, 2).into());
         for (filter, expected) in [
             (
                 Filter::default(),
                 &[
+                    "25/tcp module mail1",
+                    "26/tcp module mail1",
                     "80/tcp shop/web",
                     "80/udp shop/web",
                     "81/tcp shop-2/web",
@@ -258,6 +273,14 @@ pub mod tests {
                 &["81/tcp shop-2/web"],
             ),
             (Filter { network: "other".parse().ok(), ..Filter::default() }, &[]),
+            (
+                Filter {
+                    module: "mail1".parse().ok(),
+                    ports: "26-80".parse().ok(),
+                    ..Filter::default()
+                },
+                &["26/tcp module mail1"],
+            ),
         ] {
             assert_eq!(shown(&rows(&all, &filter)), expected, "{filter:?}");
         }
@@ -266,16 +289,18 @@ pub mod tests {
     #[test]
     fn changes_are_what_a_row_shows_otherwise() {
         let before =
-            [forwarding("shop/web", &["80/tcp", "81/tcp"]), forwarding("shop/db", &["90/tcp"])];
+            [forwarding("shop/web", &["80/tcp", "81/tcp"]), forwarding("shop/db", &["90/tcp"])]
+                .map(Holding::from);
         let mut after =
-            [forwarding("shop/web", &["80/tcp", "82/tcp"]), forwarding("shop/new", &["90/tcp"])];
+            [forwarding("shop/web", &["80/tcp", "82/tcp"]), forwarding("shop/new", &["90/tcp"])]
+                .map(Holding::from);
         let filter = Filter::default();
         let (gone, come) = changes(&rows(&before, &filter), &rows(&after, &filter));
         assert_eq!(shown(&gone), ["81/tcp shop/web", "90/tcp shop/db"]);
         assert_eq!(shown(&come), ["82/tcp shop/web", "90/tcp shop/new"]);
         assert_eq!(changes(&come, &come), (vec![], vec![]));
         let unchanged = after.clone();
-        after[1].since = 101;
+        after[1] = Forwarding { since: 101, ..forwarding("shop/new", &["90/tcp"]) }.into();
         let (gone, come) = changes(&rows(&unchanged, &filter), &rows(&after, &filter));
         assert_eq!((gone.len(), come.len()), (1, 1), "the same port was given anew");
     }

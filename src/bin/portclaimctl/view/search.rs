@@ -3,8 +3,11 @@
 use std::{fmt, str::FromStr};
 
 use portclaim::lease::{
-    Claim, Excerpt, Forwarding, HostAddress, HostPort, Lease, Namespace, Port, Protocol, Protocols,
+    Attachment, Claim, Excerpt, HostAddress, HostPort, Lease, Namespace, Pod, Port, Protocol,
+    Protocols,
 };
+
+use super::holding::Holding;
 
 /// A host port as people write it: `8080`, `8080/udp` or `192.0.2.1:8080/tcp`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ impl PortPattern {
 #[derive(Debug, Default)]
 pub struct Found<'a> {
     /// Owners, and those of their leases that are meant.
-    pub owners: Vec<(&'a Forwarding, Vec<&'a Lease>)>,
+    pub owners: Vec<(&'a Holding, Vec<&'a Lease>)>,
     pub claims: Vec<&'a Claim>,
 }
 
@@ -83,10 +86,13 @@ impl fmt::Display for NotFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(port) => {
-                write!(f, "host port {port} is neither held by a container nor reserved by a claim")
+                write!(f, "host port {port} is neither held by anybody nor reserved by a claim")
             }
             Self::Name(name) => {
-                write!(f, "no pod or container with host ports, and no claim, is known as {name}")
+                write!(
+                    f,
+                    "no pod, container or module with host ports, and no claim, is known as {name}"
+                )
             }
             Self::Ambiguous(start, count) => {
                 write!(f, "{start} begins the IDs of {count} containers: write more of it")
@@ -100,23 +106,26 @@ impl fmt::Display for NotFound {
 /// begins like this.
 pub fn find<'a>(
     text: &str,
-    forwardings: &'a [Forwarding],
+    holdings: &'a [Holding],
     claims: &'a [Claim],
 ) -> Result<Found<'a>, NotFound> {
     let pattern: Option<PortPattern> = text.parse().ok();
     if let Some(pattern) = pattern {
-        let found = on_port(&pattern, forwardings, claims);
+        let found = on_port(&pattern, holdings, claims);
         if !found.owners.is_empty() || !found.claims.is_empty() {
             return Ok(found);
         }
     }
-    let found = by_name(text, forwardings, claims);
+    let found = by_name(text, holdings, claims);
     if !found.owners.is_empty() || !found.claims.is_empty() {
         return Ok(found);
     }
-    let begins = |owner: &&Forwarding| owner.attachment.container.as_str().starts_with(text);
-    let begun: Vec<_> = forwardings.iter().filter(begins).filter(|_| !text.is_empty()).collect();
-    let mut containers: Vec<_> = begun.iter().map(|owner| &owner.attachment.container).collect();
+    let begins = |at: &Attachment| at.container.as_str().starts_with(text);
+    let begun =
+        holdings.iter().filter(|owner| !text.is_empty() && owner.attachment().is_some_and(begins));
+    let begun: Vec<_> = begun.collect();
+    let mut containers: Vec<_> =
+        begun.iter().filter_map(|owner| Some(&owner.attachment()?.container)).collect();
     containers.sort_unstable();
     containers.dedup();
     match (containers.len(), pattern) {
@@ -127,21 +136,17 @@ pub fn find<'a>(
     }
 }
 
-fn on_port<'a>(
-    pattern: &PortPattern,
-    forwardings: &'a [Forwarding],
-    claims: &'a [Claim],
-) -> Found<'a> {
-    let leases = |owner: &'a Forwarding| {
-        let leases = owner.leases.iter().filter(|lease| pattern.is_about(&lease.host));
+fn on_port<'a>(pattern: &PortPattern, holdings: &'a [Holding], claims: &'a [Claim]) -> Found<'a> {
+    let leases = |owner: &'a Holding| {
+        let leases = owner.leases().iter().filter(|lease| pattern.is_about(&lease.host));
         (owner, leases.collect::<Vec<_>>())
     };
-    let owners = forwardings.iter().map(leases).filter(|(_, leases)| !leases.is_empty());
+    let owners = holdings.iter().map(leases).filter(|(_, leases)| !leases.is_empty());
     let is_meant = |claim: &&Claim| claim.ports().any(|port| pattern.is_about(&port));
     Found { owners: owners.collect(), claims: claims.iter().filter(is_meant).collect() }
 }
 
-fn by_name<'a>(text: &str, forwardings: &'a [Forwarding], claims: &'a [Claim]) -> Found<'a> {
+fn by_name<'a>(text: &str, holdings: &'a [Holding], claims: &'a [Claim]) -> Found<'a> {
     let (namespace, name) =
         text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name));
     let is_in = |found: Option<&str>| namespace.is_none() || namespace == found;
@@ -150,14 +155,14 @@ fn by_name<'a>(text: &str, forwardings: &'a [Forwarding], claims: &'a [Claim]) -
             && is_in(claim.key.namespace.as_ref().map(Namespace::as_str))
     };
     let claims: Vec<&Claim> = claims.iter().filter(is_claim).collect();
-    let is_owner = |owner: &Forwarding| {
-        let pod = owner.pod.as_ref();
-        owner.attachment.container.as_str() == text
-            || pod
-                .is_some_and(|pod| pod.name.as_str() == name && is_in(Some(pod.namespace.as_str())))
+    let is_owner = |owner: &Holding| {
+        let is_pod = |pod: &Pod| pod.name.as_str() == name && is_in(Some(pod.namespace.as_str()));
+        owner.attachment().is_some_and(|at| at.container.as_str() == text)
+            || owner.module() == Some(text)
+            || owner.pod().is_some_and(is_pod)
     };
     let mut owners = Vec::new();
-    for owner in forwardings {
+    for owner in holdings {
         if is_owner(owner) {
             owners.push(whole(owner));
             continue;
@@ -166,7 +171,7 @@ fn by_name<'a>(text: &str, forwardings: &'a [Forwarding], claims: &'a [Claim]) -
             let key = lease.claim_key(owner.namespace());
             key.is_some_and(|key| claims.iter().any(|claim| claim.key == key))
         };
-        let leases: Vec<_> = owner.leases.iter().filter(is_under).collect();
+        let leases: Vec<_> = owner.leases().iter().filter(is_under).collect();
         if !leases.is_empty() {
             owners.push((owner, leases));
         }
@@ -174,14 +179,17 @@ fn by_name<'a>(text: &str, forwardings: &'a [Forwarding], claims: &'a [Claim]) -
     Found { owners, claims }
 }
 
-fn whole(owner: &Forwarding) -> (&Forwarding, Vec<&Lease>) {
-    (owner, owner.leases.iter().collect())
+fn whole(owner: &Holding) -> (&Holding, Vec<&Lease>) {
+    (owner, owner.leases().iter().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::{claim::tests::claim, lease::tests::forwarding};
+    use crate::view::{
+        claim::tests::claim,
+        lease::tests::{block, forwarding},
+    };
 
     #[test]
     fn ports_are_written_in_several_ways() {
@@ -225,12 +233,13 @@ mod tests {
             forwarding("shop/web", &["80/udp"]),
             forwarding("shop-2/web", &["81/udp"]),
         ];
+        let mut all: Vec<Holding> = all.map(Holding::from).into();
+        all.push(block("mail1", 25, 2).into());
         let claims = [claim(7000, 1, Some(arena.attachment), None), claim(7001, 4, None, None)];
         let shown = |text: &str| {
             find(text, &all, &claims).map(|found| {
                 let leases = found.owners.iter().flat_map(|(owner, leases)| {
-                    let pod = owner.pod.as_ref().unwrap();
-                    leases.iter().map(move |lease| format!("{pod} {}", lease.host))
+                    leases.iter().map(move |lease| format!("{owner} {}", lease.host))
                 });
                 (leases.collect::<Vec<_>>().join(", "), found.claims.len())
             })
@@ -245,18 +254,26 @@ mod tests {
             ("games/arena", "games/arena 7000/udp, games/arena 80/tcp", 2),
             ("arena0123", "games/arena 7000/udp, games/arena 80/tcp", 0),
             ("arena0", "games/arena 7000/udp, games/arena 80/tcp", 0),
+            ("mail1", "module mail1 25/tcp, module mail1 26/tcp", 0),
+            ("26", "module mail1 26/tcp", 0),
         ] {
             assert_eq!(shown(text), Ok((leases.to_owned(), claims)), "{text}");
         }
         for (text, error) in [
-            ("82", "host port 82 is neither held by a container nor reserved by a claim"),
-            ("shop/x", "no pod or container with host ports, and no claim, is known as \"shop/x\""),
-            ("", "no pod or container with host ports, and no claim, is known as \"\""),
-            ("\x1b", "no pod or container with host ports, and no claim, is known as \"\\u{1b}\""),
+            ("82", "host port 82 is neither held by anybody nor reserved by a claim"),
+            (
+                "shop/x",
+                "no pod, container or module with host ports, and no claim, is known as \"shop/x\"",
+            ),
+            ("", "no pod, container or module with host ports, and no claim, is known as \"\""),
+            (
+                "\x1b",
+                "no pod, container or module with host ports, and no claim, is known as \"\\u{1b}\"",
+            ),
         ] {
             assert_eq!(shown(text).unwrap_err().to_string(), error);
         }
-        let twins = ["a/web1", "a/web2"].map(|pod| forwarding(pod, &["80/tcp"]));
+        let twins = ["a/web1", "a/web2"].map(|pod| forwarding(pod, &["80/tcp"]).into());
         let error = find("web", &twins, &[]).unwrap_err();
         assert_eq!(error.to_string(), "\"web\" begins the IDs of 2 containers: write more of it");
     }

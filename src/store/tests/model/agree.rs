@@ -12,6 +12,7 @@ pub(super) fn agree(view: &View, model: &Model) {
     agree_on_leases(view, model);
     agree_on_networks(view, model);
     agree_on_claims(view, model);
+    agree_on_modules(view, model);
     for protocol in Protocol::ALL {
         agree_on_ports(view, model, protocol);
     }
@@ -86,11 +87,22 @@ fn agree_on_claims(view: &View, model: &Model) {
     }
 }
 
+fn agree_on_modules(view: &View, model: &Model) {
+    let all: Vec<_> = model.modules.values().cloned().collect();
+    assert_eq!(sorted(view.module_leases().unwrap(), |lease| module_key(&lease)).len(), all.len());
+    for module in ["m", "m.m", "mm"].map(|name| name.parse::<ModuleId>().unwrap()) {
+        let of_module = all.iter().filter(|lease| lease.module == module).cloned();
+        let by_key = |leases: Vec<ModuleLease>| -> BTreeMap<_, _> {
+            leases.into_iter().map(|lease| (module_key(&lease), lease)).collect()
+        };
+        assert_eq!(by_key(view.of_module(&module).unwrap()), by_key(of_module.collect()));
+    }
+}
+
 fn agree_on_ports(view: &View, model: &Model, protocol: Protocol) {
     for port in (252..263).map(port) {
         let mut expected: Vec<_> = model
-            .held()
-            .map(|(held, lease)| (lease.host, held.attachment.clone()))
+            .holders()
             .filter(|(host, _)| (host.protocol, host.port) == (protocol, port))
             .collect();
         expected.sort();
@@ -104,7 +116,7 @@ fn agree_on_ports(view: &View, model: &Model, protocol: Protocol) {
         let claims = view.claims_on(protocol, port).unwrap();
         assert_eq!(sorted(claims, |claim| claim.key), expected);
     }
-    let held = model.held().map(|(_, lease)| lease.host);
+    let held = model.holders().map(|(port, _)| port);
     let of_protocol = |port: HostPort| (port.protocol == protocol).then_some(port.port);
     assert_eq!(view.held(protocol).unwrap(), held.filter_map(of_protocol).collect());
     let claimed = model.reserved().map(|(_, port)| port);

@@ -1,0 +1,314 @@
+//! `portclaimctl agent`: serves callers that are not root, one request each.
+//!
+//! Who asks is what the kernel says of the socket (`SO_PEERCRED`), whatever the
+//! request says. Anybody may connect, so nobody is waited for: a request is small
+//! and comes within [`PATIENCE`], or is answered with why it is refused.
+//!
+//! Limits: users are known by the names in `/etc/passwd`; those of other sources
+//! can be named in the modules file by their number.
+
+use std::{
+    collections::HashMap,
+    fs::{self, Permissions},
+    io::{self, BufReader, ErrorKind, Read, Write},
+    net::Shutdown,
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::{FileTypeExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use portclaim::{lease::Excerpt, module::Action};
+use rustix::net::sockopt::socket_peercred;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    service::{self, Answer, Failure},
+    site,
+};
+
+/// How long a caller may take to send its request, and to read the reply.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// In bytes.
+const REQUEST_LIMIT: u64 = 64 * 1024;
+/// How many callers are served at once, in all and of one user.
+const CALLERS: usize = 64;
+const CALLERS_OF_ONE_USER: usize = 8;
+/// How much more of a request is read that is refused.
+const DRAINED: u64 = 1024 * 1024;
+
+#[derive(Args)]
+pub struct Options {
+    /// Listen on this socket, which anybody may connect to, and serve all that do;
+    /// without it, the one connection on stdin (a socket unit with Accept=yes)
+    #[arg(long, value_name = "PATH")]
+    listen: Option<PathBuf>,
+
+    #[command(flatten)]
+    file: service::ModulesFile,
+}
+
+/// What a caller sends.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    action: String,
+    #[serde(default)]
+    data: Value,
+}
+
+pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
+    if let Some(path) = &options.listen {
+        listen(path, site, options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let stdin = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
+    let uid = user_of(&stdin).context("stdin is no connection to a Unix socket")?;
+    serve(&UnixStream::from(stdin), uid, site, options);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn listen(path: &Path, site: &site::Options, options: &Options) -> anyhow::Result<()> {
+    remove_leftover(path)?;
+    let name = path.display();
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {name}"))?;
+    let open = fs::set_permissions(path, Permissions::from_mode(0o666));
+    open.with_context(|| format!("cannot open {name} to all"))?;
+    let callers = Callers::default();
+    thread::scope(|scope| {
+        for stream in listener.incoming() {
+            // Who is gone again needs no reply; too many open files pass.
+            let Ok(stream) = stream else {
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            let Ok(uid) = user_of(&stream) else { continue };
+            let Some(place) = callers.admit(uid) else {
+                let busy = anyhow::anyhow!("the agent serves too many callers at once");
+                _ = reply(&stream, Err(Failure::from(busy)));
+                continue;
+            };
+            scope.spawn(move || {
+                serve(&stream, uid, site, options);
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// A socket that nobody listens on is one that a killed agent has left.
+fn remove_leftover(path: &Path) -> anyhow::Result<()> {
+    let is_socket = |about: &fs::Metadata| about.file_type().is_socket();
+    if !fs::symlink_metadata(path).is_ok_and(|about| is_socket(&about)) {
+        return Ok(());
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => bail!("another process listens on {}", path.display()),
+    }
+}
+
+/// Who connected the socket.
+fn user_of(socket: &impl AsFd) -> io::Result<u32> {
+    Ok(socket_peercred(socket)?.uid.as_raw())
+}
+
+/// How many callers of each user there are.
+#[derive(Clone, Default)]
+struct Callers(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// The place of one of them.
+struct Place {
+    callers: Callers,
+    uid: u32,
+}
+
+impl Callers {
+    fn admit(&self, uid: u32) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = counts.values().sum();
+        let own = counts.entry(uid).or_default();
+        if all >= CALLERS || *own >= CALLERS_OF_ONE_USER {
+            return None;
+        }
+        *own += 1;
+        Some(Place { callers: self.clone(), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = counts.get_mut(&self.uid) {
+            *own -= 1;
+        }
+        counts.retain(|_, own| *own > 0);
+    }
+}
+
+fn serve(stream: &UnixStream, uid: u32, site: &site::Options, options: &Options) {
+    let answer = read(stream).and_then(|request| carry_out(uid, &request, site, options));
+    if let Err(failure) = &answer {
+        log::warn!("user {uid}: {failure}");
+    }
+    // A caller that is gone has had its ports all the same, and finds them in its file.
+    if reply(stream, answer).is_ok() {
+        // Closed with anything unread, be it a line's end, the socket would be reset
+        // before the caller has read to the end.
+        let rest = Patient { stream, until: Instant::now() + PATIENCE };
+        _ = io::copy(&mut rest.take(DRAINED), &mut io::sink());
+    }
+}
+
+fn carry_out(
+    uid: u32,
+    request: &Request,
+    site: &site::Options,
+    options: &Options,
+) -> Result<Answer, Failure> {
+    // Opened for each: the configuration may have changed.
+    let mut modules = service::open(site, &options.file)?;
+    let caller = modules.policy().caller(uid, name_of(uid).as_deref())?;
+    let action = Action::parse(&request.action, &request.data)?;
+    service::carry_out(&mut modules, &caller, &action)
+}
+
+/// Reads one request: to the end of its JSON, whether or not the caller closes.
+fn read(stream: &UnixStream) -> Result<Request, Failure> {
+    let patient = Patient { stream, until: Instant::now() + PATIENCE };
+    let mut limited = BufReader::new(patient).take(REQUEST_LIMIT);
+    let request = serde_json::Deserializer::from_reader(&mut limited).into_iter().next();
+    let is_too_large = limited.limit() == 0;
+    match request {
+        Some(Ok(request)) => Ok(request),
+        _ if is_too_large => {
+            Err(Failure::invalid(format!("the request is larger than {REQUEST_LIMIT} bytes")))
+        }
+        Some(Err(error)) if error.io_error_kind() == Some(ErrorKind::TimedOut) => {
+            Err(Failure::invalid(format!("the request is not there within {PATIENCE:?}")))
+        }
+        Some(Err(error)) => {
+            let reason = Excerpt::plain(&error.to_string());
+            Err(Failure::invalid(format!("the request cannot be read: {reason}")))
+        }
+        None => Err(Failure::invalid("the request is empty")),
+    }
+}
+
+fn reply(mut stream: &UnixStream, answer: Result<Answer, Failure>) -> io::Result<()> {
+    let mut text = match answer {
+        Ok(answer) => serde_json::to_vec(&answer)?,
+        Err(failure) => serde_json::to_vec(&failure.to_json())?,
+    };
+    text.push(b'\n');
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&text)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+/// A socket that is read until a moment, however slowly it sends.
+struct Patient<'s> {
+    stream: &'s UnixStream,
+    until: Instant,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        match stream.read(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
+            read => read,
+        }
+    }
+}
+
+/// The name of a user.
+fn name_of(uid: u32) -> Option<String> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_the_places() {
+        let callers = Callers::default();
+        let of_one: Vec<_> = (0..9).map(|_| callers.admit(1001)).collect();
+        assert_eq!(of_one.iter().flatten().count(), CALLERS_OF_ONE_USER);
+        assert!(callers.admit(1002).is_some());
+        drop(of_one);
+        let all: Vec<_> = (0..9).flat_map(|uid| (0..8).map(move |_| uid)).collect();
+        let all: Vec<_> = all.into_iter().filter_map(|uid| callers.admit(uid)).collect();
+        assert_eq!(all.len(), CALLERS);
+        drop(all);
+        assert!(callers.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn names_of_users_are_those_of_the_host() {
+        assert_eq!(name_of(0).as_deref(), Some("root"));
+        assert_eq!(name_of(u32::MAX - 1), None);
+    }
+
+    /// Whatever a caller sends, or does not send, it is told why that is refused.
+    #[test]
+    fn requests_are_bounded() {
+        let ask = |text: &[u8], closes: bool| {
+            let (mut caller, agent) = UnixStream::pair().unwrap();
+            thread::scope(|scope| {
+                let read = scope.spawn(move || read(&agent).map(|request| request.action));
+                _ = caller.write_all(text);
+                if closes {
+                    caller.shutdown(Shutdown::Write).unwrap();
+                }
+                read.join().unwrap().map_err(|failure| failure.to_string())
+            })
+        };
+        let right = br#"{"action": "x",
+            "data": {}}"#;
+        assert_eq!(ask(right, false).unwrap(), "x");
+        assert_eq!(ask(b"", true).unwrap_err(), "the request is empty");
+        let cut = ask(br#"{"action": "x""#, true).unwrap_err();
+        assert!(cut.contains("EOF while parsing"), "{cut}");
+        let garbage = ask(b"\xff\x00GET / HTTP/1.1\r\n\r\n", true).unwrap_err();
+        assert!(garbage.starts_with("the request cannot be read: "), "{garbage}");
+        let unknown = ask(br#"{"action": "x", "uid": 0}"#, true).unwrap_err();
+        assert!(unknown.contains("unknown field"), "{unknown}");
+        let large = format!("{{\"action\": \"{}", "x".repeat(100_000));
+        assert_eq!(
+            ask(large.as_bytes(), false).unwrap_err(),
+            "the request is larger than 65536 bytes"
+        );
+        let deep = "[".repeat(1000);
+        assert!(ask(deep.as_bytes(), true).is_err());
+        let slow = Instant::now();
+        let late = ask(br#"{"action""#, false).unwrap_err();
+        assert_eq!(late, "the request is not there within 5s");
+        assert!(slow.elapsed() < PATIENCE * 2);
+    }
+}

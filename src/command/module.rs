@@ -1,0 +1,302 @@
+//! Ports for services of the host: take, give back, forward, publish.
+//!
+//! ```text
+//! permit → LOCK → (take out what is replaced) → plan ⇄ probe → limit
+//!        → (nft: what goes) → commit, durable → (nft: what comes) → publish
+//! ```
+//!
+//! All or nothing: what is replaced leaves the draft and not the store, so that a
+//! refusal changes nothing, and what fails after the commit is taken back.
+
+mod forward;
+
+use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, time::Duration};
+
+use super::{
+    Error, Node,
+    plan::{Pools, refusal},
+};
+use crate::{
+    allocator::{self, Situation},
+    cni::config::Settings,
+    host,
+    lease::{HostAddress, ModuleId, ModuleLease, Protocol, Strategy},
+    module::{Action, Allocation, Caller, Policy, Refusal},
+    nat::Nat,
+    publish,
+    request::{Choice, ContainerPort, Dynamic, Request},
+    store::{Draft, Lock, Moment, Store, View},
+};
+use forward::Change;
+
+pub use forward::{forwardings, table};
+
+/// The ports of the node's modules.
+pub struct Modules {
+    node: Node,
+    settings: Settings,
+    policy: Policy,
+}
+
+/// What came of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The block that was taken, or those that were given back, lowest first.
+    pub changed: Vec<ModuleLease>,
+    /// All that the module holds now.
+    pub held: Vec<ModuleLease>,
+}
+
+impl Modules {
+    /// The modules of a node with these settings, whose files are published below
+    /// `run_dir`. `path` is the `PATH` to find nft in.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        run_dir: PathBuf,
+        path: Option<&OsStr>,
+        settings: Settings,
+        policy: Policy,
+    ) -> Self {
+        Self { node: Node { store, nat: Nat::new(path), run_dir }, settings, policy }
+    }
+
+    /// What may be asked for, and by whom.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Does what is asked for, at this moment, if the caller may.
+    pub fn carry_out(
+        &mut self,
+        caller: &Caller,
+        action: &Action,
+        moment: Moment,
+    ) -> Result<Outcome, Error> {
+        let module = self.policy.permit(caller, action)?;
+        match action {
+            Action::Allocate(wanted) => self.allocate(caller, &module, wanted, moment),
+            Action::Deallocate(gone) => self.deallocate(&module, gone.protocol, moment),
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        caller: &Caller,
+        module: &ModuleId,
+        wanted: &Allocation,
+        moment: Moment,
+    ) -> Result<Outcome, Error> {
+        let request = self.request(module, wanted)?;
+        let pools = Pools::new(&self.settings, std::slice::from_ref(&request))?;
+        let mut lock = self.node.store.lock(self.settings.lock_timeout)?;
+        let mut draft = lock.begin()?;
+        draft.expire_claims(moment.unix)?;
+        let before = forwardings(&draft)?;
+        let replaced = if wanted.keep_existing {
+            Vec::new()
+        } else {
+            take_out(&mut draft, module, wanted.protocol, moment)?
+        };
+        self.refuse_more_than_demanded(caller, module, wanted, &draft)?;
+        let plan = plan(&request, &pools, &replaced, &draft)?;
+        let lease = lease(module, wanted, &request, &plan, since(&draft, module, moment)?);
+        draft.insert_module(&lease)?;
+        draft.forget_rested(moment.since_boot)?;
+        let held = draft.of_module(module)?;
+        let change = Change::compute(&mut self.node, &draft, &before)?;
+        commit(&mut self.node, draft, &change)?;
+        let done = change
+            .add(&mut self.node)
+            .and_then(|()| Ok(publish::publish_module(&self.node.run_dir, module, &held)?));
+        if let Err(error) = done {
+            if let Err(undo) = self.take_back(&mut lock, &lease, &replaced, moment) {
+                log::error!("cannot take back what was allocated: {}", undo.with_causes());
+            }
+            return Err(error);
+        }
+        change.forget_flows();
+        Ok(Outcome { changed: vec![lease], held })
+    }
+
+    fn deallocate(
+        &mut self,
+        module: &ModuleId,
+        protocol: Protocol,
+        moment: Moment,
+    ) -> Result<Outcome, Error> {
+        if !self.node.store.exists()? {
+            return Ok(Outcome { changed: Vec::new(), held: Vec::new() });
+        }
+        let mut lock = self.node.store.lock(self.settings.lock_timeout)?;
+        let mut draft = lock.begin()?;
+        let before = forwardings(&draft)?;
+        let gone = take_out(&mut draft, module, protocol, moment)?;
+        let held = draft.of_module(module)?;
+        if !gone.is_empty() {
+            let change = Change::compute(&mut self.node, &draft, &before)?;
+            commit(&mut self.node, draft, &change)?;
+            // What is left to do makes right what nobody uses any more.
+            if let Err(error) = change.add(&mut self.node) {
+                log::warn!("{}", error.with_causes());
+            }
+            change.forget_flows();
+        }
+        if let Err(error) = publish::publish_module(&self.node.run_dir, module, &held) {
+            log::warn!("{}", Error::from(error).with_causes());
+        }
+        Ok(Outcome { changed: gone, held })
+    }
+
+    /// One block, the lowest that is free. The group is not asked for its strategy:
+    /// a service is told its ports once and is not moved.
+    fn request(&self, module: &ModuleId, wanted: &Allocation) -> Result<Request, Refusal> {
+        let (group, _) = self.policy.group(&self.settings, module, wanted)?;
+        Ok(Request {
+            name: None,
+            container: ContainerPort::Same,
+            protocols: wanted.protocol.into(),
+            address: HostAddress::Any,
+            count: wanted.count,
+            choice: Choice::Dynamic(Dynamic {
+                group: group.clone(),
+                strategy: Strategy::Sequential,
+                from: None,
+                preferred: None,
+                claim: None,
+            }),
+        })
+    }
+
+    fn refuse_more_than_demanded(
+        &self,
+        caller: &Caller,
+        module: &ModuleId,
+        wanted: &Allocation,
+        leases: &View,
+    ) -> Result<(), Error> {
+        let held = leases.of_module(module)?;
+        let held = held.iter().filter(|lease| lease.protocol == wanted.protocol);
+        let held: u32 = held.map(|lease| u32::from(lease.count)).sum();
+        let wanted_in_all = held + u32::from(wanted.count);
+        Ok(self.policy.refuse_more_than_demanded(caller, wanted.protocol, wanted_in_all)?)
+    }
+
+    /// Puts back what was there before an allocation.
+    fn take_back(
+        &mut self,
+        lock: &mut Lock,
+        lease: &ModuleLease,
+        replaced: &[ModuleLease],
+        moment: Moment,
+    ) -> Result<(), Error> {
+        let mut draft = lock.begin()?;
+        let before = forwardings(&draft)?;
+        let ModuleLease { module, protocol, port, .. } = lease;
+        draft.remove_module(module, *protocol, *port, moment)?;
+        for lease in replaced {
+            draft.insert_module(lease)?;
+        }
+        let held = draft.of_module(module)?;
+        let change = Change::compute(&mut self.node, &draft, &before)?;
+        commit(&mut self.node, draft, &change)?;
+        change.add(&mut self.node)?;
+        Ok(publish::publish_module(&self.node.run_dir, module, &held)?)
+    }
+}
+
+/// Takes out what a module holds of a protocol without a name: what has one is not
+/// the business of those who ask for numbers of ports.
+fn take_out(
+    draft: &mut Draft<'_>,
+    module: &ModuleId,
+    protocol: Protocol,
+    moment: Moment,
+) -> Result<Vec<ModuleLease>, Error> {
+    let mut gone = draft.of_module(module)?;
+    gone.retain(|lease| lease.protocol == protocol && lease.name.is_none());
+    for lease in &gone {
+        draft.remove_module(module, protocol, lease.port, moment)?;
+    }
+    Ok(gone)
+}
+
+/// Plans until the host uses no port of the plan itself. A module may still listen
+/// on the ports that are replaced.
+fn plan(
+    request: &Request,
+    pools: &Pools,
+    replaced: &[ModuleLease],
+    leases: &View,
+) -> Result<allocator::Plan, Error> {
+    let own: BTreeSet<_> = replaced.iter().flat_map(ModuleLease::ports).collect();
+    let mut in_use = BTreeSet::new();
+    // Nothing is drawn: the lowest ports are taken.
+    let mut rng = fastrand::Rng::with_seed(0);
+    loop {
+        let situation = Situation {
+            attachment: None,
+            namespace: None,
+            previous: &[],
+            pools: &pools.0,
+            in_use: &in_use,
+            // Services are told their new ports, and nobody else had these before.
+            now: Duration::MAX,
+        };
+        let plan = allocator::plan(std::slice::from_ref(request), situation, leases, &mut rng);
+        let plan = plan.map_err(|error| refusal(leases, error))?;
+        let known = in_use.len();
+        for host in plan.leases.iter().map(|lease| lease.host).filter(|host| !own.contains(host)) {
+            if host::is_in_use(&host)? {
+                in_use.insert(host);
+            }
+        }
+        if in_use.len() == known {
+            return Ok(plan);
+        }
+    }
+}
+
+fn lease(
+    module: &ModuleId,
+    wanted: &Allocation,
+    request: &Request,
+    plan: &allocator::Plan,
+    since: u64,
+) -> ModuleLease {
+    let first = &plan.leases[0];
+    ModuleLease {
+        module: module.clone(),
+        name: None,
+        protocol: wanted.protocol,
+        port: first.host.port,
+        count: request.count,
+        group: first.group.clone().expect("the port is of a group"),
+        to: wanted.to,
+        since,
+        rest: first.rest.expect("a port of a group rests"),
+    }
+}
+
+/// Now, and later than what the module has: of its blocks, the first stays the
+/// first, also within a second and after a clock was set back.
+fn since(leases: &View, module: &ModuleId, moment: Moment) -> Result<u64, Error> {
+    let held = leases.of_module(module)?;
+    let latest = held.iter().map(|lease| lease.since.saturating_add(1)).max();
+    Ok(latest.map_or(moment.unix, |later| later.max(moment.unix)))
+}
+
+/// What goes leaves the kernel before the store, or neither.
+fn commit(node: &mut Node, draft: Draft<'_>, change: &Change) -> Result<(), Error> {
+    let committed = match change.remove(node) {
+        Ok(()) => draft.commit().map_err(Error::from),
+        Err(error) => Err(error),
+    };
+    if committed.is_err()
+        && let Err(error) = change.put_back(node)
+    {
+        log::error!("ports of modules are no longer forwarded: {}", error.with_causes());
+    }
+    committed
+}
