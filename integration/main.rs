@@ -29,6 +29,7 @@ mod protocol;
 mod publication;
 mod readme;
 mod recovery;
+mod render;
 mod sandbox;
 mod sctp;
 mod see;
@@ -58,6 +59,7 @@ fn main() {
         module::trials(),
         readme::trials(),
         recovery::trials(),
+        render::trials(),
         operator::trials(),
         see::trials(),
     ];

@@ -43,6 +43,8 @@ cd /run/work
 ln -s "$PLUGIN" dist/portclaim
 ln -s "$CTL" dist/portclaimctl
 ln -s "$ROOT/conflist" conflist
+echo "$TEMPLATE" >service.yaml
+echo "$CLAIMS" >ports.json
 echo 1 >/proc/sys/net/ipv4/ip_forward
 export CNI_CONTAINERID=abc CNI_NETNS=/run/netns/abc CNI_IFNAME=eth0
 CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{
@@ -72,12 +74,15 @@ fn commands_run() {
         .env("PLUGIN", env!("CARGO_BIN_EXE_portclaim"))
         .env("CTL", env!("CARGO_BIN_EXE_portclaimctl"))
         .env("ROOT", ROOT)
+        .env("TEMPLATE", &blocks("blade")[0])
+        .env("CLAIMS", &blocks("jsonc")[0])
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("10.88.0.2:80"), "{text}");
+    assert!(text.contains("port: 10080"), "{text}");
 }
 
 /// The entries of type portclaim in a conflist, or the value itself.

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! options of the command line ─┐
-//! action, JSON                 ┴→ action ─→ policy ─→ (command: plan, commit, …)
-//! modules file, JSON ────────────────────────┘
+//! action, JSON                 ┴→ action ───→ policy ─→ (command: plan, commit, …)
+//! claims of templates, JSON ────→ declaration ──┤
+//! modules file, JSON ───────────────────────────┘
 //! ```
 
 mod action;
+mod declaration;
 mod policy;
 
 pub use action::{Action, ActionError, Allocation, Deallocation};
+pub use declaration::{Declaration, DeclarationError};
 pub use policy::{Caller, Policy, PolicyError, Refusal};

@@ -4,7 +4,7 @@
 use crate::{
     cni::{CniVersion, ConfigError, EnvironmentError, ErrorReply},
     host::HostError,
-    lease::{Attachment, ClaimKey, HostAddress, HostPort},
+    lease::{Attachment, ClaimKey, ClaimName, HostAddress, HostPort},
     module::Refusal,
     nat::{NatError, ParseConditionError},
     publish::PublishError,
@@ -76,6 +76,15 @@ pub enum Error {
     /// What a service of the host asks for and may not have.
     #[error(transparent)]
     Module(#[from] Refusal),
+    /// What a service of the host asks for by a name.
+    #[error("claim {claim}")]
+    OfClaim {
+        /// The name.
+        claim: ClaimName,
+        /// What is wrong with it.
+        #[source]
+        cause: Box<Error>,
+    },
     /// A group has no port left.
     #[error("{0}")]
     Exhausted(String),
@@ -171,6 +180,7 @@ impl Error {
                 102,
                 "ask for less or for other ports, or have the node's operator change groups, static or maxPerPod",
             ),
+            Self::OfClaim { cause, .. } => cause.code(),
             Self::Module(_) => {
                 (102, "ask for less, or have the node's operator change the modules file")
             }

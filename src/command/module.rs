@@ -8,9 +8,12 @@
 //! All or nothing: what is replaced leaves the draft and not the store, so that a
 //! refusal changes nothing, and what fails after the commit is taken back.
 
+mod claims;
 mod forward;
 
-use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, slice, time::Duration};
+
+use fastrand::Rng;
 
 use super::{
     Error, Node,
@@ -20,7 +23,10 @@ use crate::{
     allocator::{self, Situation},
     cni::config::Settings,
     host,
-    lease::{HostAddress, ModuleId, ModuleLease, Protocol, Strategy},
+    lease::{
+        ClaimName, Endpoint, GroupName, HostAddress, HostPort, ModuleId, ModuleLease, Port,
+        Protocol, Rest, Strategy,
+    },
     module::{Action, Allocation, Caller, Policy, Refusal},
     nat::Nat,
     publish,
@@ -29,6 +35,7 @@ use crate::{
 };
 use forward::Change;
 
+pub use claims::{Claimed, Wanted};
 pub use forward::{forwardings, table};
 
 /// The ports of the node's modules.
@@ -89,7 +96,7 @@ impl Modules {
         moment: Moment,
     ) -> Result<Outcome, Error> {
         let request = self.request(module, wanted)?;
-        let pools = Pools::new(&self.settings, std::slice::from_ref(&request))?;
+        let pools = Pools::new(&self.settings, slice::from_ref(&request))?;
         let mut lock = self.node.store.lock(self.settings.lock_timeout)?;
         let mut draft = lock.begin()?;
         draft.expire_claims(moment.unix)?;
@@ -99,24 +106,25 @@ impl Modules {
         } else {
             take_out(&mut draft, module, wanted.protocol, moment)?
         };
-        self.refuse_more_than_demanded(caller, module, wanted, &draft)?;
-        let plan = plan(&request, &pools, &replaced, &draft)?;
-        let lease = lease(module, wanted, &request, &plan, since(&draft, module, moment)?);
+        self.refuse_more_than_demanded(caller, module, (wanted.protocol, wanted.count), &draft)?;
+        let own: BTreeSet<_> = replaced.iter().flat_map(ModuleLease::ports).collect();
+        // Nothing is drawn: the lowest ports are taken.
+        let mut rng = Rng::with_seed(0);
+        let block = plan(&request, &pools, BTreeSet::new(), &own, &draft, &mut rng)?;
+        let lease = block.lease(module, None, wanted.to, since(&draft, module, moment)?);
         draft.insert_module(&lease)?;
         draft.forget_rested(moment.since_boot)?;
-        let held = draft.of_module(module)?;
         let change = Change::compute(&mut self.node, &draft, &before)?;
+        let held = draft.of_module(module)?;
         commit(&mut self.node, draft, &change)?;
-        let done = change
-            .add(&mut self.node)
-            .and_then(|()| Ok(publish::publish_module(&self.node.run_dir, module, &held)?));
-        if let Err(error) = done {
-            if let Err(undo) = self.take_back(&mut lock, &lease, &replaced, moment) {
-                log::error!("cannot take back what was allocated: {}", undo.with_causes());
-            }
-            return Err(error);
-        }
-        change.forget_flows();
+        self.finish(
+            &mut lock,
+            &change,
+            module,
+            &held,
+            Swap { came: slice::from_ref(&lease), went: &replaced },
+            moment,
+        )?;
         Ok(Outcome { changed: vec![lease], held })
     }
 
@@ -149,53 +157,66 @@ impl Modules {
         Ok(Outcome { changed: gone, held })
     }
 
+    /// What is left to do once an allocation is committed. What fails is taken back.
+    fn finish(
+        &mut self,
+        lock: &mut Lock,
+        change: &Change,
+        module: &ModuleId,
+        held: &[ModuleLease],
+        swap: Swap<'_>,
+        moment: Moment,
+    ) -> Result<(), Error> {
+        let done = change
+            .add(&mut self.node)
+            .and_then(|()| Ok(publish::publish_module(&self.node.run_dir, module, held)?));
+        if let Err(error) = done {
+            if let Err(undo) = self.take_back(lock, module, swap, moment) {
+                log::error!("cannot take back what was allocated: {}", undo.with_causes());
+            }
+            return Err(error);
+        }
+        change.forget_flows();
+        Ok(())
+    }
+
     /// One block, the lowest that is free. The group is not asked for its strategy:
     /// a service is told its ports once and is not moved.
     fn request(&self, module: &ModuleId, wanted: &Allocation) -> Result<Request, Refusal> {
-        let (group, _) = self.policy.group(&self.settings, module, wanted)?;
-        Ok(Request {
-            name: None,
-            container: ContainerPort::Same,
-            protocols: wanted.protocol.into(),
-            address: HostAddress::Any,
-            count: wanted.count,
-            choice: Choice::Dynamic(Dynamic {
-                group: group.clone(),
-                strategy: Strategy::Sequential,
-                from: None,
-                preferred: None,
-                claim: None,
-            }),
-        })
+        let protocol = Some(wanted.protocol);
+        let (group, _, protocol) =
+            self.policy.group(&self.settings, module, wanted.group.as_ref(), protocol)?;
+        Ok(block_of(wanted.count, protocol, group, (Strategy::Sequential, None)))
     }
 
     fn refuse_more_than_demanded(
         &self,
         caller: &Caller,
         module: &ModuleId,
-        wanted: &Allocation,
+        (protocol, count): (Protocol, u16),
         leases: &View,
     ) -> Result<(), Error> {
         let held = leases.of_module(module)?;
-        let held = held.iter().filter(|lease| lease.protocol == wanted.protocol);
+        let held = held.iter().filter(|lease| lease.protocol == protocol);
         let held: u32 = held.map(|lease| u32::from(lease.count)).sum();
-        let wanted_in_all = held + u32::from(wanted.count);
-        Ok(self.policy.refuse_more_than_demanded(caller, wanted.protocol, wanted_in_all)?)
+        let wanted_in_all = held + u32::from(count);
+        Ok(self.policy.refuse_more_than_demanded(caller, protocol, wanted_in_all)?)
     }
 
     /// Puts back what was there before an allocation.
     fn take_back(
         &mut self,
         lock: &mut Lock,
-        lease: &ModuleLease,
-        replaced: &[ModuleLease],
+        module: &ModuleId,
+        swap: Swap<'_>,
         moment: Moment,
     ) -> Result<(), Error> {
         let mut draft = lock.begin()?;
         let before = forwardings(&draft)?;
-        let ModuleLease { module, protocol, port, .. } = lease;
-        draft.remove_module(module, *protocol, *port, moment)?;
-        for lease in replaced {
+        for lease in swap.came {
+            draft.remove_module(module, lease.protocol, lease.port, moment)?;
+        }
+        for lease in swap.went {
             draft.insert_module(lease)?;
         }
         let held = draft.of_module(module)?;
@@ -203,6 +224,31 @@ impl Modules {
         commit(&mut self.node, draft, &change)?;
         change.add(&mut self.node)?;
         Ok(publish::publish_module(&self.node.run_dir, module, &held)?)
+    }
+}
+
+/// What came in place of what.
+#[derive(Clone, Copy)]
+struct Swap<'a> {
+    came: &'a [ModuleLease],
+    went: &'a [ModuleLease],
+}
+
+/// So many ports in a row, chosen like this, one of them perhaps preferred.
+fn block_of(
+    count: u16,
+    protocol: Protocol,
+    group: &GroupName,
+    (strategy, preferred): (Strategy, Option<Port>),
+) -> Request {
+    let group = group.clone();
+    Request {
+        name: None,
+        container: ContainerPort::Same,
+        protocols: protocol.into(),
+        address: HostAddress::Any,
+        count,
+        choice: Choice::Dynamic(Dynamic { group, strategy, from: None, preferred, claim: None }),
     }
 }
 
@@ -222,18 +268,17 @@ fn take_out(
     Ok(gone)
 }
 
-/// Plans until the host uses no port of the plan itself. A module may still listen
-/// on the ports that are replaced.
+/// Plans a block until the host uses no port of it itself: a lease without owner and
+/// time. None of the ports `in_use` is in it. On `own` ports a module may still
+/// listen.
 fn plan(
     request: &Request,
     pools: &Pools,
-    replaced: &[ModuleLease],
+    mut in_use: BTreeSet<HostPort>,
+    own: &BTreeSet<HostPort>,
     leases: &View,
-) -> Result<allocator::Plan, Error> {
-    let own: BTreeSet<_> = replaced.iter().flat_map(ModuleLease::ports).collect();
-    let mut in_use = BTreeSet::new();
-    // Nothing is drawn: the lowest ports are taken.
-    let mut rng = fastrand::Rng::with_seed(0);
+    rng: &mut Rng,
+) -> Result<Block, Error> {
     loop {
         let situation = Situation {
             attachment: None,
@@ -244,7 +289,7 @@ fn plan(
             // Services are told their new ports, and nobody else had these before.
             now: Duration::MAX,
         };
-        let plan = allocator::plan(std::slice::from_ref(request), situation, leases, &mut rng);
+        let plan = allocator::plan(slice::from_ref(request), situation, leases, rng);
         let plan = plan.map_err(|error| refusal(leases, error))?;
         let known = in_use.len();
         for host in plan.leases.iter().map(|lease| lease.host).filter(|host| !own.contains(host)) {
@@ -253,29 +298,37 @@ fn plan(
             }
         }
         if in_use.len() == known {
-            return Ok(plan);
+            let first = plan.leases.into_iter().next().expect("a block has a port");
+            return Ok(Block {
+                protocol: first.host.protocol,
+                port: first.host.port,
+                count: request.count,
+                group: first.group.expect("the port is of a group"),
+                rest: first.rest.expect("a port of a group rests"),
+            });
         }
     }
 }
 
-fn lease(
-    module: &ModuleId,
-    wanted: &Allocation,
-    request: &Request,
-    plan: &allocator::Plan,
-    since: u64,
-) -> ModuleLease {
-    let first = &plan.leases[0];
-    ModuleLease {
-        module: module.clone(),
-        name: None,
-        protocol: wanted.protocol,
-        port: first.host.port,
-        count: request.count,
-        group: first.group.clone().expect("the port is of a group"),
-        to: wanted.to,
-        since,
-        rest: first.rest.expect("a port of a group rests"),
+/// A block that nobody holds yet.
+struct Block {
+    protocol: Protocol,
+    port: Port,
+    count: u16,
+    group: GroupName,
+    rest: Rest,
+}
+
+impl Block {
+    fn lease(
+        self,
+        module: &ModuleId,
+        name: Option<ClaimName>,
+        to: Option<Endpoint>,
+        since: u64,
+    ) -> ModuleLease {
+        let Self { protocol, port, count, group, rest } = self;
+        ModuleLease { module: module.clone(), name, protocol, port, count, group, to, since, rest }
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Action, Allocation};
 use crate::{
     cni::{JsonError, config::Settings},
-    lease::{Excerpt, Group, GroupName, ModuleId, Protocol, Protocols},
+    lease::{Excerpt, Group, GroupName, ModuleId, Port, PortSet, Protocol, Protocols},
 };
 
 /// What a module may be authorized for; nothing else grants anything.
@@ -151,7 +151,17 @@ pub enum Refusal {
         /// Its protocols.
         allowed: Protocols,
         /// What is asked for.
-        wanted: Protocol,
+        wanted: Protocols,
+    },
+    /// A preferred port that the group does not have.
+    #[error("preferred_port {port} is not in group \"{group}\", which has {ports}")]
+    Preferred {
+        /// The port.
+        port: Port,
+        /// The group.
+        group: GroupName,
+        /// Its ports.
+        ports: PortSet,
     },
     /// More than the module demands.
     #[error(
@@ -212,7 +222,18 @@ impl Policy {
 
     /// Whose ports the caller changes by this action, if it may.
     pub fn permit(&self, caller: &Caller, action: &Action) -> Result<ModuleId, Refusal> {
-        let asked = action.module();
+        let forwards = matches!(action, Action::Allocate(Allocation { to: Some(_), .. }));
+        self.permit_change(caller, action.module(), forwards)
+    }
+
+    /// Whose ports the caller changes, if it may: those of this module, or its own,
+    /// and whether they are forwarded then.
+    pub fn permit_change(
+        &self,
+        caller: &Caller,
+        asked: Option<&ModuleId>,
+        forwards: bool,
+    ) -> Result<ModuleId, Refusal> {
         let Caller::Module(own) = caller else {
             return asked.cloned().ok_or(Refusal::Unnamed);
         };
@@ -222,7 +243,6 @@ impl Policy {
         if let Some(modules) = &self.modules {
             let entry = modules.get(own).ok_or_else(|| Refusal::Unlisted(own.clone()))?;
             let authorization = entry.authorization(own)?;
-            let forwards = matches!(action, Action::Allocate(Allocation { to: Some(_), .. }));
             if forwards && !authorization.may_forward {
                 return Err(Refusal::Forwarding(own.clone()));
             }
@@ -230,27 +250,34 @@ impl Policy {
         Ok(own.clone())
     }
 
-    /// The group that a module gets its ports from.
+    /// The group that a module gets its ports from and their protocol, where it asks
+    /// for these or for none.
     pub fn group<'s>(
         &self,
         settings: &'s Settings,
         module: &ModuleId,
-        wanted: &Allocation,
-    ) -> Result<(&'s GroupName, &'s Group), Refusal> {
+        wanted: Option<&GroupName>,
+        protocol: Option<Protocol>,
+    ) -> Result<(&'s GroupName, &'s Group, Protocol), Refusal> {
         let entry = self.modules.as_ref().and_then(|modules| modules.get(module));
         let usual = entry.and_then(|entry| entry.group.as_ref());
-        let name = wanted.group.as_ref().or(usual).unwrap_or(&settings.default_group);
+        let name = wanted.or(usual).unwrap_or(&settings.default_group);
         let found = settings.groups.get_key_value(name);
         let (name, group) = found.ok_or_else(|| Refusal::UnknownGroup(name.clone()))?;
         // A group for no namespace at all is for modules only.
         if group.namespaces.as_ref().is_some_and(|globs| !globs.is_empty()) {
             return Err(Refusal::Group(name.clone()));
         }
-        if !group.protocols.contains(wanted.protocol) {
-            let (allowed, wanted) = (group.protocols, wanted.protocol);
-            return Err(Refusal::Protocol { group: name.clone(), allowed, wanted });
+        let known = [Protocol::Tcp, Protocol::Udp];
+        let fitting = known.into_iter().filter(|known| protocol.is_none_or(|only| only == *known));
+        match fitting.clone().find(|protocol| group.protocols.contains(*protocol)) {
+            Some(protocol) => Ok((name, group, protocol)),
+            None => Err(Refusal::Protocol {
+                group: name.clone(),
+                allowed: group.protocols,
+                wanted: fitting.collect(),
+            }),
         }
-        Ok((name, group))
     }
 
     /// Refuses what would be more than a module demands, when it asks itself.

@@ -109,7 +109,7 @@ pub fn range(output: &Value) -> String {
 }
 
 /// Replaces the file by rename(2), so that nobody reads half of it.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+pub fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let new = path.with_file_name(format!(".{name}.{}", process::id()));
     let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;

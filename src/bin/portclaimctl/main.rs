@@ -17,12 +17,14 @@ mod ink;
 mod list;
 mod output;
 mod release;
+mod render;
 mod reset;
 mod restore;
 mod service;
 mod show;
 mod site;
 mod table;
+mod template;
 mod view;
 mod watch;
 
@@ -82,6 +84,8 @@ enum Command {
     Deallocate(deallocate::Options),
     /// Do what `allocate` and `deallocate` do, with JSON on stdin and stdout.
     Action(action::Options),
+    /// Fill templates with the ports of a service's claims.
+    Render(render::Options),
     /// Serve services of the host that do not run as root.
     Agent(agent::Options),
 }
@@ -134,6 +138,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Allocate(options) => allocate::run(out, options, &arguments.site)?,
         Command::Deallocate(options) => deallocate::run(out, options, &arguments.site)?,
         Command::Action(options) => action::run(out, options, &arguments.site)?,
+        Command::Render(options) => render::run(out, options, &arguments.site)?,
         Command::Agent(options) => agent::run(options, &arguments.site)?,
     };
     out.flush()?;

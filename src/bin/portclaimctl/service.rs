@@ -16,7 +16,7 @@ use std::{
     net::Shutdown,
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -31,14 +31,11 @@ use portclaim::{
     publish,
     store::Moment,
 };
-use rustix::{
-    process::geteuid,
-    time::{ClockId, clock_gettime},
-};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::site::{self, Site};
+use crate::site::{self, Site, since_boot};
 
 /// Where the modules of the node are listed, unless told otherwise.
 const MODULES: &str = "/etc/portclaim/modules.json";
@@ -170,9 +167,10 @@ impl From<ActionError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let kind = match &refusal {
-            Refusal::Unnamed | Refusal::UnknownGroup(_) | Refusal::Protocol { .. } => {
-                Kind::InvalidRequest
-            }
+            Refusal::Unnamed
+            | Refusal::UnknownGroup(_)
+            | Refusal::Protocol { .. }
+            | Refusal::Preferred { .. } => Kind::InvalidRequest,
             Refusal::Stranger(_)
             | Refusal::Other { .. }
             | Refusal::Unlisted(_)
@@ -189,6 +187,10 @@ impl From<command::Error> for Failure {
     fn from(error: command::Error) -> Self {
         match error {
             command::Error::Module(refusal) => refusal.into(),
+            command::Error::OfClaim { claim, cause } => {
+                let failure = Self::from(*cause);
+                Self { message: format!("claim {claim}: {}", failure.message), ..failure }
+            }
             other => {
                 let advice = Some(other.advice().to_owned());
                 Self { advice, ..anyhow::Error::from(other).into() }
@@ -231,11 +233,15 @@ pub fn carry_out(
     caller: &Caller,
     action: &Action,
 ) -> Result<Answer, Failure> {
-    let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let outcome = modules.carry_out(caller, action, Moment { since_boot, unix })?;
+    let outcome = modules.carry_out(caller, action, moment())?;
     let env = publish::module_env(&outcome.held);
     Ok(Answer { output: output(action, &outcome), env })
+}
+
+/// The time, for the store.
+pub fn moment() -> Moment {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Moment { since_boot: since_boot(), unix }
 }
 
 fn output(action: &Action, outcome: &Outcome) -> Value {
@@ -266,7 +272,7 @@ impl ModulesFile {
 }
 
 /// Who the superuser's process acts for.
-fn caller() -> Result<Caller, Failure> {
+pub fn caller() -> Result<Caller, Failure> {
     Ok(own_module()?.map_or(Caller::Cluster, Caller::Module))
 }
 

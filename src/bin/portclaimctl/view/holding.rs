@@ -2,7 +2,9 @@
 
 use std::{fmt, net::IpAddr};
 
-use portclaim::lease::{Attachment, Forwarding, InterfaceName, Lease, ModuleLease, Namespace, Pod};
+use portclaim::lease::{
+    Attachment, ClaimName, Forwarding, InterfaceName, Lease, ModuleLease, Namespace, Pod,
+};
 
 /// All that a container holds on one network, or one block of a module.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +68,14 @@ impl Holding {
         match self {
             Self::Container(_) => None,
             Self::Module(block) => Some(block.lease.module.as_str()),
+        }
+    }
+
+    /// The name of the module's claim that all of it is for.
+    pub fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Container(_) => None,
+            Self::Module(block) => block.lease.name.as_ref().map(ClaimName::as_str),
         }
     }
 

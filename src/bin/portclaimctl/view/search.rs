@@ -159,6 +159,7 @@ fn by_name<'a>(text: &str, holdings: &'a [Holding], claims: &'a [Claim]) -> Foun
         let is_pod = |pod: &Pod| pod.name.as_str() == name && is_in(Some(pod.namespace.as_str()));
         owner.attachment().is_some_and(|at| at.container.as_str() == text)
             || owner.module() == Some(text)
+            || owner.claim() == Some(text)
             || owner.pod().is_some_and(is_pod)
     };
     let mut owners = Vec::new();
@@ -185,6 +186,8 @@ fn whole(owner: &Holding) -> (&Holding, Vec<&Lease>) {
 
 #[cfg(test)]
 mod tests {
+    use portclaim::lease::ModuleLease;
+
     use super::*;
     use crate::view::{
         claim::tests::claim,
@@ -235,6 +238,8 @@ mod tests {
         ];
         let mut all: Vec<Holding> = all.map(Holding::from).into();
         all.push(block("mail1", 25, 2).into());
+        let named = ModuleLease { name: "smtp".parse().ok(), ..block("mail1", 27, 1) };
+        all.push(named.into());
         let claims = [claim(7000, 1, Some(arena.attachment), None), claim(7001, 4, None, None)];
         let shown = |text: &str| {
             find(text, &all, &claims).map(|found| {
@@ -254,7 +259,8 @@ mod tests {
             ("games/arena", "games/arena 7000/udp, games/arena 80/tcp", 2),
             ("arena0123", "games/arena 7000/udp, games/arena 80/tcp", 0),
             ("arena0", "games/arena 7000/udp, games/arena 80/tcp", 0),
-            ("mail1", "module mail1 25/tcp, module mail1 26/tcp", 0),
+            ("mail1", "module mail1 25/tcp, module mail1 26/tcp, module mail1 27/tcp", 0),
+            ("smtp", "module mail1 27/tcp", 0),
             ("26", "module mail1 26/tcp", 0),
         ] {
             assert_eq!(shown(text), Ok((leases.to_owned(), claims)), "{text}");
