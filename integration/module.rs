@@ -121,7 +121,6 @@ fn the_lowest_block_that_is_free() {
 fn the_environment_of_a_unit() {
     let node = Node::new(false);
     network_with_pool(&node, "20001-20100");
-    let file = node.folder("unit.env");
     let all = |last| (20001..=last).map(|port| format!("{port}")).collect::<Vec<_>>().join(",");
     for (count, expected) in [
         (1, "UDP_PORT=20001\n".to_owned()),
@@ -129,10 +128,9 @@ fn the_environment_of_a_unit() {
         (8, format!("UDP_PORT=20001\nUDP_PORTS_RANGE=20001-20008\nUDP_PORTS={}\n", all(20008))),
         (9, "UDP_PORT=20001\nUDP_PORTS_RANGE=20001-20009\n".to_owned()),
     ] {
-        let mut command = ctl(&node, &format!("allocate --udp {count} -o env --env-file"));
-        let output = run(&node, command.arg(&file).env("MODULE_ID", "mail1"), "");
+        let mut command = ctl(&node, &format!("allocate --udp {count} -o env"));
+        let output = run(&node, command.env("MODULE_ID", "mail1"), "");
         assert_eq!(shown(&output), format!("{expected}exit status 0\n"));
-        assert_eq!(fs::read_to_string(&file).unwrap(), expected);
         assert_eq!(env_of(&node, "mail1"), expected);
     }
     let ports = fs::read_to_string(node.run_dir().join("modules/mail1/ports.json")).unwrap();
@@ -319,11 +317,23 @@ fn each_keeps_out_of_the_others_way() {
 
     // Late packets of the module's clients must not reach a pod: it takes the port
     // that has not been anybody's.
-    let udp = json!([{ "containerPort": 80, "protocol": "udp" }]);
+    let udp = || json!([{ "containerPort": 80, "protocol": "udp" }]);
     printed(&node, "allocate --udp 7 --owner mail1");
     printed(&node, "deallocate --udp --owner mail1");
-    network.add(&node, &Container::on_paper("other", 3), udp).run(&node).succeeded();
-    assert_eq!(ports_of(&node, &Container::on_paper("other", 3)), [20008]);
+    network.add(&node, &Container::on_paper("other", 3), udp()).run(&node).succeeded();
+    let other = Container::on_paper("other", 3);
+    assert_eq!(ports_of(&node, &other), [20008]);
+    // And a pod's clients none of a module's, which minds no other module's.
+    network.del(&node, &other).run(&node).succeeded();
+    assert_eq!(printed(&node, "allocate --udp 1 --owner mail1"), "20001\n");
+    assert_eq!(printed(&node, "allocate --udp 7 --owner web1"), "20002-20008\n");
+    printed(&node, "deallocate --udp --owner mail1");
+    network.add(&node, &other, udp()).run(&node).succeeded();
+    assert_eq!(ports_of(&node, &other), [20001], "no other is left");
+    network.del(&node, &other).run(&node).succeeded();
+    printed(&node, "deallocate --udp --owner web1");
+    assert_eq!(printed(&node, "allocate --udp 1 --owner web1"), "20002\n");
+    printed(&node, "deallocate --udp --owner web1");
 
     // No other group than those that it may use.
     let groups = json!({
@@ -671,8 +681,8 @@ fn callers_are_known_by_their_user() {
     assert!(output.contains("cannot reach the agent by /run/absent.sock"), "{output}");
 }
 
-/// As systemd starts it: one connection of a listening socket, on stdin.
-fn an_agent_for_one_connection() {
+/// As systemd starts it: the listening socket is stdin.
+fn an_agent_that_systemd_starts() {
     let node = Node::new(false);
     network_with_pool(&node, "20001-20100");
     let path = Path::new("/run/activated.sock");
@@ -680,40 +690,22 @@ fn an_agent_for_one_connection() {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     let mut agent = ctl(&node, "agent --modules");
     agent.arg(modules_file(&node)).stderr(Stdio::null());
-    let shown = thread::scope(|scope| {
-        let node = &node;
-        let caller = scope.spawn(move || {
-            let mut command = as_user(DAEMON, "allocate --tcp 1 --socket /run/activated.sock");
-            shown(&run(node, &mut command, ""))
-        });
-        let connection = OwnedFd::from(accept(&listener));
-        let output = OwnedFd::try_clone(&connection).unwrap();
-        agent.stdin(Stdio::from(connection)).stdout(Stdio::from(output));
-        let mut agent = node.host.enter(move || agent.spawn().unwrap());
-        assert!(agent.wait().unwrap().success());
-        caller.join().unwrap()
-    });
-    assert_eq!(shown, "20001\nexit status 0\n");
-    let mut command = ctl(&node, "agent");
-    let output = run(&node, &mut command, "{}");
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("stdin is no connection"),
-        "{output:?}"
-    );
-}
-
-fn accept(listener: &UnixListener) -> UnixStream {
-    listener.set_nonblocking(true).unwrap();
-    let deadline = Instant::now() + PATIENCE * 5;
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).unwrap();
-                return stream;
-            }
-            Err(error) => assert!(Instant::now() < deadline, "nobody calls: {error}"),
-        }
-        thread::sleep(Duration::from_millis(5));
+    agent.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null());
+    let mut agent = node.host.enter(move || agent.spawn().unwrap());
+    for port in 20001..20003 {
+        let arguments = "allocate --tcp 1 --keep-existing --socket /run/activated.sock";
+        let called = shown(&run(&node, &mut as_user(DAEMON, arguments), ""));
+        assert_eq!(called, format!("{port}\nexit status 0\n"));
+    }
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let (_one, other) = UnixStream::pair().unwrap();
+    for stdin in [Stdio::null(), Stdio::from(OwnedFd::from(other))] {
+        let mut command = ctl(&node, "agent");
+        command.stdin(stdin);
+        let output = node.host.enter(|| command.output().unwrap());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("stdin is no Unix socket that listens"), "{output:?}");
     }
 }
 
@@ -747,6 +739,13 @@ fn hostile_callers() {
     last.read_to_string(&mut refused).unwrap();
     assert!(refused.contains("too many callers at once"), "{refused}");
     drop(silent);
+    // Nor do those who have as many users as they like.
+    let strangers: Vec<_> = (0..20).map(|at| silent_stranger(&agent, 100_000 + at)).collect();
+    assert_eq!(agent.call(&node, DAEMON, "allocate --tcp 1"), "20001\nexit status 0\n");
+    for mut stranger in strangers {
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
     // A caller that is gone before its reply has its ports.
     let mut gone = UnixStream::connect(&agent.socket).unwrap();
     let request = json!({
@@ -762,9 +761,17 @@ fn hostile_callers() {
     }
 }
 
+/// Somebody of no module who connects, and says nothing.
+fn silent_stranger(agent: &Agent, uid: u32) -> Child {
+    let mut command = Command::new("setpriv");
+    command.args([&format!("--reuid={uid}"), &format!("--regid={uid}"), "--clear-groups"]);
+    command.args(["socat", "-u"]).arg(format!("UNIX-CONNECT:{}", agent.socket.display()));
+    command.args(["OPEN:/dev/null"]).spawn().unwrap()
+}
+
 fn forwarded_ports_are_reached() {
     let node = Node::new(false);
-    network_with_pool(&node, "20001-20100");
+    let network = network_with_pool(&node, "20001-20100");
     let serve = |namespace: &Namespace, port, name: &str| {
         [Protocol::Tcp, Protocol::Udp].map(|protocol| Echo::start(namespace, protocol, port, name))
     };
@@ -816,6 +823,20 @@ fn forwarded_ports_are_reached() {
     printed(&node, "allocate --tcp 1 --owner mail6");
     assert!(answers(&node.outside, Protocol::Tcp, Family::V4, 20001).is_some());
 
+    // And with the next container.
+    let pod = Container::on_paper("pod", 2);
+    let fixed = || json!([{ "hostPort": 30001, "containerPort": 80 }]);
+    for is_added in [true, false] {
+        node.host.nft("flush ruleset");
+        is_silent(Protocol::Tcp, 20001);
+        if is_added {
+            network.add(&node, &pod, fixed()).run(&node).succeeded();
+        } else {
+            network.del(&node, &pod).run(&node).succeeded();
+        }
+        assert!(answers(&node.outside, Protocol::Tcp, Family::V4, 20001).is_some(), "{is_added}");
+    }
+
     // A flow that goes on is led to where the port leads now.
     let flow = Flow::new(&node.outside, (Family::V4.node(), 20001).into());
     assert_eq!(flow.ask(PATIENCE).unwrap().server, "first");
@@ -850,7 +871,7 @@ pub fn trials() -> Vec<Trial> {
         ("killed", killed_at_any_moment),
         ("roles", roles_and_quotas),
         ("users", callers_are_known_by_their_user),
-        ("activated", an_agent_for_one_connection),
+        ("activated", an_agent_that_systemd_starts),
         ("hostile", hostile_callers),
         ("forwarded", forwarded_ports_are_reached),
     ];

@@ -238,6 +238,8 @@ fn conflists() {
     fs::write(folder.join("00-broken.conflist"), "{\x1b[2J").unwrap();
     fs::copy(&site.conflist, folder.join("10-podnet.conflist")).unwrap();
     transcript.run_without_conflist("groups", &folder);
+    // What takes ports must not take them from another database or group.
+    transcript.run_without_conflist("allocate --tcp 1 --owner mail1", &folder);
     fs::write(&site.conflist, "{").unwrap();
     transcript.run("groups");
     fs::write(&site.conflist, r#"{"cniVersion": "1.0.0", "name": "a", "plugins": []}"#).unwrap();

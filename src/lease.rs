@@ -89,6 +89,8 @@ pub struct Release {
     pub at: Duration,
     /// Until when it rests: given to nobody while others are free.
     pub rested: Duration,
+    /// Whether a module gave it back: then it rests for containers only.
+    pub by_module: bool,
 }
 
 /// All that one attachment holds, and what is needed to forward it: the record

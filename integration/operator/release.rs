@@ -101,8 +101,7 @@ fn release_of_claims() {
     assert!(refused.stderr.contains("is used by arena/eth0"), "{refused:?}");
 
     // One port of a claim's pod: the other is still kept.
-    let port = ports[0].to_string();
-    release(&[&port]).succeeded();
+    release(&[&format!("{}/tcp", ports[0])]).succeeded();
     assert_eq!(ports_of(&node, &pod), ports[1..]);
     network.add_with(&node, &pod, request.clone()).run(&node).succeeded();
     assert_eq!(ports_of(&node, &pod), ports, "it was claimed");

@@ -14,7 +14,7 @@ use super::{Ledger, Pool, Situation};
 use crate::{
     lease::{
         Claim, ClaimKey, GroupName, HostAddress, HostPort, Namespace, Owner, Port, PortMap,
-        Protocol,
+        Protocol, Release,
     },
     request::{Dynamic, Request},
 };
@@ -338,7 +338,13 @@ impl<'a, L: Ledger> Ports<'a, L> {
     pub(super) fn released(&mut self, protocol: Protocol) -> Result<&Released, L::Error> {
         if !self.released.contains_key(&protocol) {
             let list = self.ledger.releases(protocol)?;
-            let resting = list.iter().filter(|(_, release)| release.rested > self.situation.now);
+            // What one service gave back, another may have at once: the operator says
+            // who uses it next.
+            let is_module = self.situation.attachment.is_none();
+            let rests = |release: &Release| {
+                release.rested > self.situation.now && !(is_module && release.by_module)
+            };
+            let resting = list.iter().filter(|(_, release)| rests(release));
             let mut by_age: Vec<_> = list.iter().map(|(port, it)| (it.at, *port)).collect();
             by_age.sort_unstable();
             let held = &self.occupied[&protocol].held;

@@ -175,7 +175,7 @@ impl Node {
     /// The port was given back so many seconds ago.
     fn release(&mut self, host: HostPort, ago: u64, cooldown: Duration) {
         let at = self.now.checked_sub(Duration::from_secs(ago)).unwrap();
-        let release = Release { at, rested: at + cooldown };
+        let release = Release { at, rested: at + cooldown, by_module: false };
         self.releases.insert((host.protocol, host.port), release);
     }
 

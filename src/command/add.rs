@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    Call, Error, Node, attachment, log_forgotten, options,
+    Call, Error, Node, attachment, log_forgotten, module, options,
     plan::{self, Pools, Wanted},
     release::{self, Context},
     requests,
@@ -147,6 +147,7 @@ fn take(
     }
     draft.insert(&after)?;
     draft.forget_rested(call.since_boot)?;
+    module::heal(node, &draft);
     let change = Change::compute(node, &table, &draft, &before.forwardings, &after)?;
     let committed = match node.nat.change(&table, &change.remove, &[]) {
         Ok(()) => draft.commit().map_err(Error::from),

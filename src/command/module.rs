@@ -34,6 +34,7 @@ use crate::{
     store::{Draft, Lock, Moment, Store, View},
 };
 use forward::Change;
+pub(super) use forward::heal;
 
 pub use claims::{Claimed, Wanted};
 pub use forward::{forwardings, table};
@@ -110,11 +111,12 @@ impl Modules {
         let own: BTreeSet<_> = replaced.iter().flat_map(ModuleLease::ports).collect();
         // Nothing is drawn: the lowest ports are taken.
         let mut rng = Rng::with_seed(0);
-        let block = plan(&request, &pools, BTreeSet::new(), &own, &draft, &mut rng)?;
+        let block =
+            plan(&request, &pools, BTreeSet::new(), &own, &draft, moment.since_boot, &mut rng)?;
         let lease = block.lease(module, None, wanted.to, since(&draft, module, moment)?);
         draft.insert_module(&lease)?;
         draft.forget_rested(moment.since_boot)?;
-        let change = Change::compute(&mut self.node, &draft, &before)?;
+        let change = Change::compute(&mut self.node, &draft, before)?;
         let held = draft.of_module(module)?;
         commit(&mut self.node, draft, &change)?;
         self.finish(
@@ -143,7 +145,7 @@ impl Modules {
         let gone = take_out(&mut draft, module, protocol, moment)?;
         let held = draft.of_module(module)?;
         if !gone.is_empty() {
-            let change = Change::compute(&mut self.node, &draft, &before)?;
+            let change = Change::compute(&mut self.node, &draft, before)?;
             commit(&mut self.node, draft, &change)?;
             // What is left to do makes right what nobody uses any more.
             if let Err(error) = change.add(&mut self.node) {
@@ -220,7 +222,7 @@ impl Modules {
             draft.insert_module(lease)?;
         }
         let held = draft.of_module(module)?;
-        let change = Change::compute(&mut self.node, &draft, &before)?;
+        let change = Change::compute(&mut self.node, &draft, before)?;
         commit(&mut self.node, draft, &change)?;
         change.add(&mut self.node)?;
         Ok(publish::publish_module(&self.node.run_dir, module, &held)?)
@@ -277,6 +279,7 @@ fn plan(
     mut in_use: BTreeSet<HostPort>,
     own: &BTreeSet<HostPort>,
     leases: &View,
+    now: Duration,
     rng: &mut Rng,
 ) -> Result<Block, Error> {
     loop {
@@ -286,8 +289,7 @@ fn plan(
             previous: &[],
             pools: &pools.0,
             in_use: &in_use,
-            // Services are told their new ports, and nobody else had these before.
-            now: Duration::MAX,
+            now,
         };
         let plan = allocator::plan(slice::from_ref(request), situation, leases, rng);
         let plan = plan.map_err(|error| refusal(leases, error))?;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Call, Error, Node, log_forgotten, options};
+use super::{Call, Error, Node, log_forgotten, module, options};
 use crate::{
     cni::Config,
     host,
@@ -90,9 +90,10 @@ pub(super) fn give_back(
     leaving: &[Leaving<'_>],
 ) -> Result<GivenBack, Error> {
     let mut given = GivenBack::default();
+    let is_healed = module::heal(node, &draft);
     if leaving.is_empty() {
-        // What the table was given, CHECK must find in the store.
-        if heal(context, node, &draft)
+        // What a table was given, the next call must find in the store.
+        if (heal(context, node, &draft) || is_healed)
             && draft.begins_lineage()
             && let Err(error) = draft.commit()
         {

@@ -105,7 +105,9 @@ impl Operator<'_> {
         let forwardings = forwardings.unwrap_or_default();
         let mut links: BTreeSet<_> =
             forwardings.iter().filter_map(|held| held.link.clone()).collect();
-        for table in &tables {
+        // Modules' ports never have it turned on.
+        let of_modules = module::table(0);
+        for table in tables.iter().filter(|table| *table != of_modules.name()) {
             links.extend(self.node.nat.links(table)?);
         }
         // Before the guard is gone, not after.

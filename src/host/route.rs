@@ -72,8 +72,16 @@ fn look_up(socket: &mut Socket, address: IpAddr) -> io::Result<Option<Route>> {
     match outcome {
         Ok(()) => Ok(route),
         Err(error) => match Errno::from_io_error(&error) {
-            // No route, or one of the types unreachable, prohibit and blackhole.
-            Some(Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::ACCESS | Errno::INVAL) => Ok(None),
+            // No route, or one of the types unreachable, prohibit and blackhole; and a
+            // kernel without IPv6 (`ipv6.disable=1`).
+            Some(
+                Errno::NETUNREACH
+                | Errno::HOSTUNREACH
+                | Errno::ACCESS
+                | Errno::INVAL
+                | Errno::OPNOTSUPP
+                | Errno::AFNOSUPPORT,
+            ) => Ok(None),
             _ => Err(error),
         },
     }

@@ -112,6 +112,16 @@ pub enum Refusal {
     /// A user of the host that no module belongs to.
     #[error("user {0} is not the user of a module")]
     Stranger(u32),
+    /// A user of the host that two modules belong to.
+    #[error("user {uid} is the user of modules {first} and {second}")]
+    Shared {
+        /// The user.
+        uid: u32,
+        /// The one.
+        first: ModuleId,
+        /// The other.
+        second: ModuleId,
+    },
     /// The ports of another module.
     #[error("module {caller} may not change the ports of module {module}")]
     Other {
@@ -215,9 +225,14 @@ impl Policy {
             Some(User::Name(user)) => Some(user.as_str()) == name,
             None => false,
         };
-        let mut modules = self.modules.iter().flatten();
-        let found = modules.find(|(_, entry)| is_of(entry)).filter(|_| uid != OVERFLOW);
-        found.map(|(module, _)| Caller::Module(module.clone())).ok_or(Refusal::Stranger(uid))
+        let modules = self.modules.iter().flatten().filter(|_| uid != OVERFLOW);
+        let mut found = modules.filter(|(_, entry)| is_of(entry)).map(|(module, _)| module.clone());
+        match (found.next(), found.next()) {
+            (None, _) => Err(Refusal::Stranger(uid)),
+            (Some(module), None) => Ok(Caller::Module(module)),
+            // By name and by number.
+            (Some(first), Some(second)) => Err(Refusal::Shared { uid, first, second }),
+        }
     }
 
     /// Whose ports the caller changes by this action, if it may.
@@ -393,6 +408,9 @@ mod tests {
         for (uid, name) in [(1001, None), (1002, Some("vpn")), (65534, Some("mail1"))] {
             assert_eq!(policy.caller(uid, name), Err(Refusal::Stranger(uid)));
         }
+        let shared = Policy::parse(br#"{"a": {"user": "x"}, "b": {"user": 7}}"#).unwrap();
+        let error = shared.caller(7, Some("x")).unwrap_err();
+        assert_eq!(error.to_string(), "user 7 is the user of modules a and b");
         assert_eq!(Policy::default().caller(1001, Some("mail1")), Err(Refusal::Stranger(1001)));
     }
 

@@ -125,7 +125,7 @@ impl<'lock> Draft<'lock> {
         };
         for lease in &forwarding.leases {
             if let Some(rest) = lease.rest {
-                self.database_mut().put_release(&lease.host, rest, moment.since_boot)?;
+                self.database_mut().put_release(&lease.host, rest, moment.since_boot, false)?;
             }
         }
         Ok(Some(forwarding))

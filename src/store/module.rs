@@ -85,7 +85,8 @@ impl Draft<'_> {
         self.take_out_module(lease.as_ref())?;
         if let Some(lease) = &lease {
             for port in lease.ports() {
-                self.database_mut().put_release(&port, lease.rest, moment.since_boot)?;
+                let at = moment.since_boot;
+                self.database_mut().put_release(&port, lease.rest, at, true)?;
             }
             self.make_durable();
         }

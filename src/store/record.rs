@@ -10,7 +10,7 @@
 //! address       network 0 address 0 container 0 interface    1
 //! pod           namespace 0 pod 0 container 0 interface 0 network    1
 //! link          network 0 link 0 container 0 interface       1
-//! release       protocol, port (2)                           1 0 at 0 rested
+//! release       protocol, port (2)                           1 0 at 0 rested [0 module]
 //! rested        rested (8), protocol, port (2)               1
 //! claim         CLAIM                                        {"schema":1, …a Claim}
 //! claim-port    protocol, port (2), tag, address (0, 4, 16)  1 0 CLAIM
@@ -277,20 +277,27 @@ pub(super) fn read_number(tree: Tree, key: &[u8], value: &[u8]) -> Result<u64, S
     number.parse().map_err(|_| damaged(tree, key))
 }
 
+/// The last field of a release of a module's.
+const BY_MODULE: &str = "module";
+
 /// The value of a release.
 pub(super) fn release(release: Release) -> Vec<u8> {
-    let Release { at, rested } = release;
-    stamp(SCHEMA, &[&milliseconds(at).to_string(), &milliseconds(rested).to_string()])
+    let Release { at, rested, by_module } = release;
+    let (at, rested) = (milliseconds(at).to_string(), milliseconds(rested).to_string());
+    let fields = [at.as_str(), rested.as_str(), BY_MODULE];
+    stamp(SCHEMA, if by_module { &fields } else { &fields[..2] })
 }
 
 /// The release of such a value.
 pub(super) fn read_release(key: &[u8], value: &[u8]) -> Result<Release, StoreError> {
     let damage = || damaged(Tree::Release, key);
-    let &[at, rested] = unstamp(Tree::Release, key, value)?.as_slice() else {
-        return Err(damage());
+    let (at, rested, by_module) = match *unstamp(Tree::Release, key, value)?.as_slice() {
+        [at, rested] => (at, rested, false),
+        [at, rested, BY_MODULE] => (at, rested, true),
+        _ => return Err(damage()),
     };
     let time = |time: &str| time.parse().map(Duration::from_millis).map_err(|_| damage());
-    Ok(Release { at: time(at)?, rested: time(rested)? })
+    Ok(Release { at: time(at)?, rested: time(rested)?, by_module })
 }
 
 /// The record of an attachment.

@@ -54,6 +54,7 @@ impl Database {
         host: &HostPort,
         rest: Rest,
         at: Duration,
+        by_module: bool,
     ) -> Result<(), StoreError> {
         if rest.cooldown == 0 && !rest.is_remembered {
             return Ok(());
@@ -61,8 +62,11 @@ impl Database {
         let (protocol, port) = (host.protocol, host.port);
         let before = self.delete_release(host)?;
         let rested = at.saturating_add(Duration::from_millis(rest.cooldown));
+        // What a container's release still has to rest, it has to rest for all.
+        let by_module =
+            by_module && before.is_none_or(|before| before.by_module || before.rested <= at);
         let rested = before.map_or(rested, |before| before.rested.max(rested));
-        let release = record::release(Release { at, rested });
+        let release = record::release(Release { at, rested, by_module });
         self.put(Tree::Release, &record::port_prefix(protocol, port), &release)?;
         if !rest.is_remembered {
             self.mark(Tree::Rested, &record::rested_key(rested, protocol, port))?;

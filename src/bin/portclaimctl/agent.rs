@@ -2,7 +2,9 @@
 //!
 //! Who asks is what the kernel says of the socket (`SO_PEERCRED`), whatever the
 //! request says. Anybody may connect, so nobody is waited for: a request is small
-//! and comes within [`PATIENCE`], or is answered with why it is refused.
+//! and comes within [`PATIENCE`], or is answered with why it is refused. And nobody
+//! keeps others out: one user has few places, and all who are of no module, of
+//! however many users, have as few together.
 //!
 //! Limits: users are known by the names in `/etc/passwd`; those of other sources
 //! can be named in the modules file by their number.
@@ -29,7 +31,10 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 use portclaim::{lease::Excerpt, module::Action};
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::{
+    AddressFamily,
+    sockopt::{socket_acceptconn, socket_domain, socket_peercred},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -50,8 +55,8 @@ const DRAINED: u64 = 1024 * 1024;
 
 #[derive(Args)]
 pub struct Options {
-    /// Listen on this socket, which anybody may connect to, and serve all that do;
-    /// without it, the one connection on stdin (a socket unit with Accept=yes)
+    /// Listen on this socket, which anybody may connect to; without it, on the one
+    /// that is standard input, as systemd passes it
     #[arg(long, value_name = "PATH")]
     listen: Option<PathBuf>,
 
@@ -69,22 +74,35 @@ struct Request {
 }
 
 pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
-    if let Some(path) = &options.listen {
-        listen(path, site, options)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let stdin = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
-    let uid = user_of(&stdin).context("stdin is no connection to a Unix socket")?;
-    serve(&UnixStream::from(stdin), uid, site, options);
+    let listener = match &options.listen {
+        Some(path) => listen(path)?,
+        None => inherited()?,
+    };
+    serve_all(&listener, site, options);
     Ok(ExitCode::SUCCESS)
 }
 
-fn listen(path: &Path, site: &site::Options, options: &Options) -> anyhow::Result<()> {
+/// The listening socket that a service with `StandardInput=socket` has.
+fn inherited() -> anyhow::Result<UnixListener> {
+    let stdin = io::stdin().as_fd().try_clone_to_owned().context("cannot use stdin")?;
+    let is_listening = socket_domain(&stdin) == Ok(AddressFamily::UNIX)
+        && socket_acceptconn(&stdin).is_ok_and(|listens| listens);
+    if !is_listening {
+        bail!("stdin is no Unix socket that listens: say --listen PATH, or let systemd start it");
+    }
+    Ok(UnixListener::from(stdin))
+}
+
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     remove_leftover(path)?;
     let name = path.display();
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {name}"))?;
     let open = fs::set_permissions(path, Permissions::from_mode(0o666));
     open.with_context(|| format!("cannot open {name} to all"))?;
+    Ok(listener)
+}
+
+fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
     let callers = Callers::default();
     thread::scope(|scope| {
         for stream in listener.incoming() {
@@ -94,18 +112,25 @@ fn listen(path: &Path, site: &site::Options, options: &Options) -> anyhow::Resul
                 continue;
             };
             let Ok(uid) = user_of(&stream) else { continue };
-            let Some(place) = callers.admit(uid) else {
-                let busy = anyhow::anyhow!("the agent serves too many callers at once");
-                _ = reply(&stream, Err(Failure::from(busy)));
-                continue;
-            };
-            scope.spawn(move || {
-                serve(&stream, uid, site, options);
-                drop(place);
+            // What is wrong with the file, the reply says.
+            let policy = options.file.read().unwrap_or_default();
+            let is_known = policy.caller(uid, name_of(uid).as_deref()).is_ok();
+            let place = callers.admit(is_known.then_some(uid));
+            let spawned = place.map(|place| {
+                let stream = stream.try_clone()?;
+                thread::Builder::new().spawn_scoped(scope, move || {
+                    serve(&stream, uid, site, options);
+                    drop(place);
+                })
             });
+            if !matches!(spawned, Some(Ok(_))) {
+                let busy = anyhow::anyhow!("the agent serves too many callers at once");
+                // Not waited for: the reply is small, or is not wanted.
+                _ = stream.set_nonblocking(true);
+                _ = reply(&stream, Err(Failure::from(busy)));
+            }
         }
     });
-    Ok(())
 }
 
 /// A socket that nobody listens on is one that a killed agent has left.
@@ -127,33 +152,33 @@ fn user_of(socket: &impl AsFd) -> io::Result<u32> {
     Ok(socket_peercred(socket)?.uid.as_raw())
 }
 
-/// How many callers of each user there are.
+/// How many callers of each user there are; none: of users that are no module's.
 #[derive(Clone, Default)]
-struct Callers(Arc<Mutex<HashMap<u32, usize>>>);
+struct Callers(Arc<Mutex<HashMap<Option<u32>, usize>>>);
 
 /// The place of one of them.
 struct Place {
     callers: Callers,
-    uid: u32,
+    user: Option<u32>,
 }
 
 impl Callers {
-    fn admit(&self, uid: u32) -> Option<Place> {
+    fn admit(&self, user: Option<u32>) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = counts.values().sum();
-        let own = counts.entry(uid).or_default();
+        let own = counts.entry(user).or_default();
         if all >= CALLERS || *own >= CALLERS_OF_ONE_USER {
             return None;
         }
         *own += 1;
-        Some(Place { callers: self.clone(), uid })
+        Some(Place { callers: self.clone(), user })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = counts.get_mut(&self.uid) {
+        if let Some(own) = counts.get_mut(&self.user) {
             *own -= 1;
         }
         counts.retain(|_, own| *own > 0);
@@ -258,12 +283,13 @@ mod tests {
     #[test]
     fn nobody_takes_all_the_places() {
         let callers = Callers::default();
-        let of_one: Vec<_> = (0..9).map(|_| callers.admit(1001)).collect();
-        assert_eq!(of_one.iter().flatten().count(), CALLERS_OF_ONE_USER);
-        assert!(callers.admit(1002).is_some());
-        drop(of_one);
+        for user in [Some(1001), None] {
+            let of_one: Vec<_> = (0..9).map(|_| callers.admit(user)).collect();
+            assert_eq!(of_one.iter().flatten().count(), CALLERS_OF_ONE_USER);
+            assert!(callers.admit(Some(1002)).is_some());
+        }
         let all: Vec<_> = (0..9).flat_map(|uid| (0..8).map(move |_| uid)).collect();
-        let all: Vec<_> = all.into_iter().filter_map(|uid| callers.admit(uid)).collect();
+        let all: Vec<_> = all.into_iter().filter_map(|uid| callers.admit(Some(uid))).collect();
         assert_eq!(all.len(), CALLERS);
         drop(all);
         assert!(callers.0.lock().unwrap().is_empty());

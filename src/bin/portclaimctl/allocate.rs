@@ -1,13 +1,7 @@
 //! `portclaimctl allocate`.
 
-use std::{
-    fs::{self, OpenOptions},
-    io::Write,
-    path::{Path, PathBuf},
-    process::{self, ExitCode},
-};
+use std::{io::Write, process::ExitCode};
 
-use anyhow::Context;
 use clap::{ArgGroup, Args, ValueEnum};
 use portclaim::{
     lease::{Endpoint, GroupName, ModuleId, Protocol},
@@ -51,10 +45,6 @@ pub struct Options {
     #[arg(short, long, value_enum, default_value_t = Output::Ranges)]
     output: Output,
 
-    /// Write what `-o env` prints to this file as well.
-    #[arg(long, value_name = "PATH")]
-    env_file: Option<PathBuf>,
-
     #[command(flatten)]
     service: service::Options,
 }
@@ -89,9 +79,6 @@ pub fn run(
     };
     let action = wanted.checked().map_err(Failure::from)?;
     let answer = service::call(site, &options.service, &action)?;
-    if let Some(path) = &options.env_file {
-        replace(path, &answer.env).with_context(|| format!("cannot write {}", path.display()))?;
-    }
     match options.output {
         Output::Ranges => writeln!(out, "{}", range(&answer.output))?,
         Output::Json => writeln!(out, "{}", answer.output)?,
@@ -106,16 +93,4 @@ pub fn range(output: &Value) -> String {
         (first, last) if first == last => first.to_string(),
         (first, last) => format!("{first}-{last}"),
     }
-}
-
-/// Replaces the file by rename(2), so that nobody reads half of it.
-pub fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = path.with_file_name(format!(".{name}.{}", process::id()));
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&new)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
-        _ = fs::remove_file(&new);
-    }
-    written
 }

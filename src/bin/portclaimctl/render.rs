@@ -24,7 +24,6 @@ use portclaim::{
 use rustix::process::geteuid;
 
 use crate::{
-    allocate::replace,
     service::{self, Failure, ModulesFile},
     site,
     template::Template,
@@ -101,7 +100,10 @@ pub fn run(
     report(options.dry_run, &came, &went);
     if options.output.is_some() && !options.dry_run {
         for (target, text) in targets.iter().zip(&filled) {
-            replace(target, text).with_context(|| format!("cannot write {}", target.display()))?;
+            let written = replace(target, text);
+            written.with_context(|| {
+                format!("cannot write {}; the claims are allocated", target.display())
+            })?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -127,6 +129,9 @@ impl Options {
             let target = directory.join(name);
             if targets.contains(&target) {
                 bail!("two templates would be written to {}", target.display());
+            }
+            if target.exists() && !target.is_file() {
+                bail!("{} is no file that can be replaced", target.display());
             }
             targets.push(target);
         }
@@ -167,4 +172,16 @@ fn read(file: &Path) -> anyhow::Result<String> {
         bail!("{name} is larger than {LIMIT} bytes");
     }
     Ok(text)
+}
+
+/// Replaces a file by rename(2), so that nobody reads half of it.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = path.with_file_name(format!(".{name}.{:016x}", fastrand::u64(..)));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&new)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        _ = fs::remove_file(&new);
+    }
+    written
 }

@@ -172,6 +172,7 @@ impl From<Refusal> for Failure {
             | Refusal::Protocol { .. }
             | Refusal::Preferred { .. } => Kind::InvalidRequest,
             Refusal::Stranger(_)
+            | Refusal::Shared { .. }
             | Refusal::Other { .. }
             | Refusal::Unlisted(_)
             | Refusal::Unauthorized { .. }
@@ -222,6 +223,7 @@ pub fn call(site: &site::Options, options: &Options, action: &Action) -> Result<
 /// The ports of this node's modules.
 pub fn open(site: &site::Options, file: &ModulesFile) -> anyhow::Result<Modules> {
     let site = Site::find(site)?;
+    site.refuse_broken()?;
     let path = env::var_os("PATH");
     let (settings, policy) = (site.settings()?, file.read()?);
     Ok(Modules::new(site.store()?, site.run_dir, path.as_deref(), settings, policy))
@@ -253,7 +255,7 @@ fn output(action: &Action, outcome: &Outcome) -> Value {
 }
 
 impl ModulesFile {
-    fn read(&self) -> anyhow::Result<Policy> {
+    pub fn read(&self) -> anyhow::Result<Policy> {
         let path = self.modules.as_deref().unwrap_or(Path::new(MODULES));
         let text = match fs::read(path) {
             Err(error) if self.modules.is_none() && error.kind() == io::ErrorKind::NotFound => {
@@ -300,7 +302,11 @@ fn ask(socket: &Path, request: &Value) -> Result<Answer, Failure> {
     let request = format!("{request}\n");
     _ = stream.write_all(request.as_bytes()).and_then(|()| stream.shutdown(Shutdown::Write));
     let mut text = Vec::new();
-    stream.read_to_end(&mut text).with_context(|| format!("cannot read from {name}"))?;
+    match stream.read_to_end(&mut text) {
+        // One that refuses does not read what was asked.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !text.is_empty() => {}
+        read => drop(read.with_context(|| format!("cannot read from {name}"))?),
+    }
     let reply = serde_json::from_slice(&text);
     match reply.with_context(|| format!("the agent at {name} gave no reply"))? {
         Reply::Answer(answer) => Ok(answer),

@@ -59,19 +59,21 @@ pub struct Site {
     pub run_dir: PathBuf,
     /// All conflists, as they are: also those without portclaim, and broken ones.
     pub conflists: Vec<ConflistFile>,
+    /// Those that were found and cannot be used, and why.
+    broken: Vec<anyhow::Error>,
 }
 
 impl Site {
     /// Reads the conflists. One that is broken is an error where it is named, and
     /// passed over with a warning where it is only found.
     pub fn find(options: &Options) -> anyhow::Result<Self> {
-        let mut configs = match &options.config {
+        let (mut configs, broken) = match &options.config {
             Some(file) => {
                 let configs = read(file)?;
                 if configs.is_empty() {
                     bail!("{} has no plugin of type \"portclaim\"", file.display());
                 }
-                configs
+                (configs, Vec::new())
             }
             None => search(Path::new(CONFLISTS))?,
         };
@@ -91,7 +93,19 @@ impl Site {
             data_dir: data_dir.unwrap_or_else(|| config::DATA_DIR.into()),
             run_dir: run_dir.unwrap_or_else(|| config::RUN_DIR.into()),
             conflists: conflists.into_iter().map(conflist).collect(),
+            broken,
         })
+    }
+
+    /// Refuses to take ports on a node with a conflist that cannot be used: it may be
+    /// the one that says where the database is and which ports there are.
+    pub fn refuse_broken(&self) -> anyhow::Result<()> {
+        match self.broken.first() {
+            Some(error) => {
+                bail!("{error:#}: repair it, or name the right one with --config")
+            }
+            None => Ok(()),
+        }
     }
 
     /// The settings of the first conflist; the documented defaults without one.
@@ -246,18 +260,21 @@ fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn search(directory: &Path) -> anyhow::Result<Vec<Config>> {
-    let mut configs = Vec::new();
+/// The configurations of portclaim, and what is wrong with the conflists that are
+/// passed over.
+fn search(directory: &Path) -> anyhow::Result<(Vec<Config>, Vec<anyhow::Error>)> {
+    let (mut configs, mut broken) = (Vec::new(), Vec::new());
     for file in files(directory)? {
         match read(&file) {
             Ok(found) => configs.extend(found),
             Err(error) => {
-                let error = format!("{error:#}: passed over");
-                eprintln!("portclaimctl: {}", printable(&error));
+                let text = format!("{error:#}: passed over");
+                eprintln!("portclaimctl: {}", printable(&text));
+                broken.push(error);
             }
         }
     }
-    Ok(configs)
+    Ok((configs, broken))
 }
 
 /// The configurations of portclaim in a conflist, or in the configuration of a
@@ -306,14 +323,15 @@ mod tests {
         write("00-other.conflist", r#"{"cniVersion": "1.0.0", "name": "o", "plugins": []}"#);
         write("01-broken.conflist", "{");
         write("30-c.conflist.bak", &list("c"));
-        let found = search(dir.path()).unwrap();
+        let (found, broken) = search(dir.path()).unwrap();
+        assert_eq!(broken.len(), 1);
         let names: Vec<_> = found.iter().map(|config| config.network.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         let site = site(dir.path(), "20-b.conflist").unwrap();
         assert_eq!(site.data_dir, PathBuf::from("/data/b"));
         assert_eq!(site.run_dir, PathBuf::from("/run/other"));
         assert!(site.config_of(&"b".parse().unwrap()).is_some());
-        assert!(search(&dir.path().join("absent")).unwrap().is_empty());
+        assert!(search(&dir.path().join("absent")).unwrap().0.is_empty());
     }
 
     #[test]

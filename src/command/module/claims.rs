@@ -78,7 +78,7 @@ impl Modules {
             draft.insert_module(lease)?;
         }
         draft.forget_rested(moment.since_boot)?;
-        let change = Change::compute(&mut self.node, &draft, &before)?;
+        let change = Change::compute(&mut self.node, &draft, before)?;
         let held = draft.of_module(&module)?;
         commit(&mut self.node, draft, &change)?;
         let swap = Swap { came: &came, went: &went };
@@ -147,8 +147,9 @@ impl Modules {
         let (mut taken, mut rng) = (BTreeSet::new(), Rng::new());
         let mut come = Vec::new();
         for (declared, request) in missing.into_iter().zip(&requests) {
-            let block = plan(request, &pools, taken.clone(), &own, leases, &mut rng)
-                .map_err(|error| of(declared, error))?;
+            let block =
+                plan(request, &pools, taken.clone(), &own, leases, moment.since_boot, &mut rng)
+                    .map_err(|error| of(declared, error))?;
             let lease = block.lease(module, Some(declared.claim.clone()), None, since);
             taken.extend(lease.ports());
             come.push(lease);

@@ -4,7 +4,8 @@
 //! Limits: `127.0.0.1:PORT` is not forwarded. It would need `route_localnet` on
 //! whatever link leads to the target, which may be the node's uplink, and stay when
 //! the table that guards it is flushed. A target must send its replies back by this
-//! node, as containers do.
+//! node, as containers do. A route to it that changes is noticed by the next change
+//! and by the operator's `restore`.
 
 use std::collections::HashSet;
 
@@ -12,7 +13,7 @@ use super::super::{Error, Node, log_forgotten};
 use crate::{
     host,
     lease::{Forwarding, ModuleLease, NetworkName},
-    nat::{self, Element, Table, elements},
+    nat::{self, Element, Rules, Table, elements},
     store::View,
 };
 
@@ -38,18 +39,45 @@ pub fn forwardings(leases: &View) -> Result<Vec<Forwarding>, Error> {
     Ok(forwardings)
 }
 
+/// Makes the table anew if it is not as it should be, and tells whether it was. Whoever
+/// calls has something else to do, so that an error is logged.
+pub(in super::super) fn heal(node: &mut Node, leases: &View) -> bool {
+    let mut rebuild = || {
+        let table = table(leases.lineage());
+        let is_ill = match node.nat.rules(&table)? {
+            Rules::Intact => false,
+            Rules::Other => true,
+            Rules::None => leases.module_leases()?.iter().any(|lease| lease.to.is_some()),
+        };
+        if is_ill {
+            make_anew(node, &table, &forwardings(leases)?)?;
+        }
+        Ok::<_, Error>(is_ill)
+    };
+    rebuild().unwrap_or_else(|error| {
+        log::warn!("cannot put the rules of modules back: {}", error.with_causes());
+        false
+    })
+}
+
+fn make_anew(node: &mut Node, table: &Table, all: &[Forwarding]) -> Result<(), Error> {
+    log::info!("making table {} anew", table.name());
+    Ok(node.nat.rebuild(table, all)?)
+}
+
 /// What must become of the table.
 pub(super) struct Change {
     table: Table,
+    /// All that was forwarded.
+    before: Vec<Forwarding>,
+    /// All that is to be.
+    after: Vec<Forwarding>,
     /// What goes. Leaves the kernel before the store forgets whose it was.
     remove: Vec<Element>,
     /// What comes.
     add: Vec<Element>,
-    /// All that is to be there, where the table is not as it was left: all of it is
-    /// made anew.
-    anew: Option<Vec<Forwarding>>,
-    gone: Vec<Forwarding>,
-    new: Vec<Forwarding>,
+    /// Whether the table is as it was left; else all of it is made anew.
+    is_intact: bool,
 }
 
 impl Change {
@@ -57,31 +85,22 @@ impl Change {
     pub(super) fn compute(
         node: &mut Node,
         after: &View,
-        before: &[Forwarding],
+        before: Vec<Forwarding>,
     ) -> Result<Self, Error> {
         let table = table(after.lineage());
         let after = forwardings(after)?;
         let [had, has]: [HashSet<Element>; 2] =
-            [before, &after].map(|all| all.iter().flat_map(elements).collect());
+            [&before, &after].map(|all| all.iter().flat_map(elements).collect());
         let kept: Vec<Element> = had.intersection(&has).cloned().collect();
-        // Nodes without forwarded ports need no table.
-        let is_needed = !(before.is_empty() && after.is_empty());
-        let is_intact = !is_needed
-            || node.nat.is_intact(&table)? && node.nat.compare(&table, &kept)?.is_empty();
-        // But for the link, which is the way there and not where it is.
-        let key = |it: &Forwarding| (it.attachment.clone(), it.container, it.leases.clone());
-        let is_absent_from =
-            |all: &[Forwarding], one: &Forwarding| !all.iter().any(|other| key(other) == key(one));
-        let gone = before.iter().filter(|one| is_absent_from(&after, one)).cloned().collect();
-        let new = after.iter().filter(|one| is_absent_from(before, one)).cloned().collect();
-        Ok(Self {
-            table,
-            remove: had.difference(&has).cloned().collect(),
-            add: has.difference(&had).cloned().collect(),
-            anew: (!is_intact).then_some(after),
-            gone,
-            new,
-        })
+        let is_intact = match node.nat.rules(&table)? {
+            Rules::Intact => node.nat.compare(&table, &kept)?.is_empty(),
+            // Nodes without forwarded ports need no table.
+            Rules::None => before.is_empty() && after.is_empty(),
+            Rules::Other => false,
+        };
+        let remove = had.difference(&has).cloned().collect();
+        let add = has.difference(&had).cloned().collect();
+        Ok(Self { table, before, after, remove, add, is_intact })
     }
 
     /// Takes out what goes.
@@ -94,27 +113,40 @@ impl Change {
 
     /// Puts back what went.
     pub(super) fn put_back(&self, node: &mut Node) -> Result<(), Error> {
-        if self.remove.is_empty() || !node.nat.is_intact(&self.table)? {
+        if self.remove.is_empty() {
             return Ok(());
         }
-        Ok(node.nat.change(&self.table, &[], &self.remove)?)
+        if node.nat.is_intact(&self.table)? {
+            return Ok(node.nat.change(&self.table, &[], &self.remove)?);
+        }
+        make_anew(node, &self.table, &self.before)
     }
 
     /// Puts in what comes, or makes the table anew.
     pub(super) fn add(&self, node: &mut Node) -> Result<(), Error> {
-        match &self.anew {
-            Some(all) => {
-                log::info!("making table {} anew", self.table.name());
-                Ok(node.nat.rebuild(&self.table, all)?)
+        if !self.is_intact {
+            return make_anew(node, &self.table, &self.after);
+        }
+        if self.add.is_empty() {
+            return Ok(());
+        }
+        match node.nat.change(&self.table, &[], &self.add) {
+            // A reload of the host's firewall came in between.
+            Err(_) if !node.nat.is_intact(&self.table)? => {
+                make_anew(node, &self.table, &self.after)
             }
-            None if self.add.is_empty() => Ok(()),
-            None => Ok(node.nat.change(&self.table, &[], &self.add)?),
+            changed => Ok(changed?),
         }
     }
 
     /// Lets UDP flows find their new way, or none: see `host::forget_others`.
     pub(super) fn forget_flows(&self) {
-        log_forgotten(host::forget_own(&self.gone));
-        log_forgotten(host::forget_others(&self.new));
+        // But for the link, which is the way there and not where it is.
+        let key = |it: &Forwarding| (it.attachment.clone(), it.container, it.leases.clone());
+        let is_absent_from =
+            |all: &[Forwarding], one: &&Forwarding| !all.iter().any(|other| key(other) == key(one));
+        let (before, after) = (&self.before, &self.after);
+        log_forgotten(host::forget_own(before.iter().filter(|one| is_absent_from(after, one))));
+        log_forgotten(host::forget_others(after.iter().filter(|one| is_absent_from(before, one))));
     }
 }

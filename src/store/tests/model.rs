@@ -264,7 +264,7 @@ impl Model {
         let gone = self.modules.remove(key)?;
         self.is_durable = true;
         for port in gone.ports() {
-            self.release(&port, gone.rest, moment.since_boot);
+            self.release(&port, gone.rest, moment.since_boot, true);
         }
         Some(gone)
     }
@@ -287,22 +287,24 @@ impl Model {
         let gone = self.leases.remove(owner)?;
         for lease in &gone.leases {
             if let Some(rest) = lease.rest {
-                self.release(&lease.host, rest, moment.since_boot);
+                self.release(&lease.host, rest, moment.since_boot, false);
             }
         }
         Some(gone)
     }
 
-    fn release(&mut self, host: &HostPort, rest: Rest, at: Duration) {
+    fn release(&mut self, host: &HostPort, rest: Rest, at: Duration, by_module: bool) {
         if rest == (Rest { cooldown: 0, is_remembered: false }) {
             return;
         }
         let port = (host.protocol, host.port);
-        let mut rested = at + Duration::from_millis(rest.cooldown);
+        let mut release =
+            Release { at, rested: at + Duration::from_millis(rest.cooldown), by_module };
         if let Some((before, _)) = self.releases.get(&port) {
-            rested = rested.max(before.rested);
+            release.rested = release.rested.max(before.rested);
+            release.by_module &= before.by_module || before.rested <= at;
         }
-        self.releases.insert(port, (Release { at, rested }, rest.is_remembered));
+        self.releases.insert(port, (release, rest.is_remembered));
     }
 
     fn claim(&mut self, mut new: Claim) -> Option<Claim> {

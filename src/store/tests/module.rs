@@ -93,7 +93,8 @@ fn what_it_gives_back_rests() {
     assert_eq!(remove(&mut draft), None);
     let releases = draft.releases(Protocol::Tcp).unwrap();
     let rested = Duration::from_secs(61);
-    let of = |number| (port(number), lease::Release { at: SECOND.since_boot, rested });
+    let of =
+        |number| (port(number), lease::Release { at: SECOND.since_boot, rested, by_module: true });
     assert_eq!(releases, [of(20001), of(20002)]);
     draft.insert_module(&mail).unwrap();
     assert_eq!(draft.releases(Protocol::Tcp).unwrap(), []);

@@ -9,7 +9,11 @@ fn rest(cooldown: u64, is_remembered: bool) -> Rest {
 }
 
 fn released(at: u64, rested: u64) -> Release {
-    Release { at: Duration::from_millis(at), rested: Duration::from_millis(rested) }
+    Release {
+        at: Duration::from_millis(at),
+        rested: Duration::from_millis(rested),
+        by_module: false,
+    }
 }
 
 /// When something happens, in milliseconds since boot.

@@ -381,7 +381,7 @@ pub mod tests {
     #[test]
     fn a_port_rests_until_its_time() {
         let millis = std::time::Duration::from_millis;
-        let release = |rested| Release { at: millis(0), rested: millis(rested) };
+        let release = |rested| Release { at: millis(0), rested: millis(rested), by_module: false };
         let port = |number| Port::new(number).unwrap();
         let releases = [(port(1), release(10)), (port(2), release(11))];
         let found: Vec<_> = resting(Protocol::Tcp, &releases, millis(10)).collect();
