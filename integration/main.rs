@@ -36,6 +36,7 @@ mod see;
 mod takeover;
 mod tool;
 mod traffic;
+mod transfer;
 mod upkeep;
 mod variation;
 
@@ -60,6 +61,7 @@ fn main() {
         readme::trials(),
         recovery::trials(),
         render::trials(),
+        transfer::trials(),
         operator::trials(),
         see::trials(),
     ];

@@ -10,7 +10,9 @@
 mod action;
 mod declaration;
 mod policy;
+mod transfer;
 
 pub use action::{Action, ActionError, Allocation, Deallocation};
 pub use declaration::{Declaration, DeclarationError};
 pub use policy::{Caller, Policy, PolicyError, Refusal};
+pub use transfer::{BlockEntry, ClaimEntry, Transfer, TransferError};

@@ -4,7 +4,7 @@
 use crate::{
     cni::{CniVersion, ConfigError, EnvironmentError, ErrorReply},
     host::HostError,
-    lease::{Attachment, ClaimKey, ClaimName, HostAddress, HostPort},
+    lease::{Attachment, ClaimKey, HostAddress, HostPort},
     module::Refusal,
     nat::{NatError, ParseConditionError},
     publish::PublishError,
@@ -76,11 +76,11 @@ pub enum Error {
     /// What a service of the host asks for and may not have.
     #[error(transparent)]
     Module(#[from] Refusal),
-    /// What a service of the host asks for by a name.
-    #[error("claim {claim}")]
-    OfClaim {
-        /// The name.
-        claim: ClaimName,
+    /// One of several things that are asked for.
+    #[error("{what}")]
+    Of {
+        /// Which.
+        what: String,
         /// What is wrong with it.
         #[source]
         cause: Box<Error>,
@@ -180,7 +180,7 @@ impl Error {
                 102,
                 "ask for less or for other ports, or have the node's operator change groups, static or maxPerPod",
             ),
-            Self::OfClaim { cause, .. } => cause.code(),
+            Self::Of { cause, .. } => cause.code(),
             Self::Module(_) => {
                 (102, "ask for less, or have the node's operator change the modules file")
             }

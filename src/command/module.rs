@@ -10,6 +10,7 @@
 
 mod claims;
 mod forward;
+mod import;
 
 use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, slice, time::Duration};
 
@@ -38,6 +39,7 @@ pub(super) use forward::heal;
 
 pub use claims::{Claimed, Wanted};
 pub use forward::{forwardings, table};
+pub use import::Imported;
 
 /// The ports of the node's modules.
 pub struct Modules {

@@ -163,9 +163,11 @@ pub enum Refusal {
         /// What is asked for.
         wanted: Protocols,
     },
-    /// A preferred port that the group does not have.
-    #[error("preferred_port {port} is not in group \"{group}\", which has {ports}")]
-    Preferred {
+    /// A port that the group does not have.
+    #[error("{key} {port} is not in group \"{group}\", which has {ports}")]
+    Outside {
+        /// Where it is asked for.
+        key: &'static str,
         /// The port.
         port: Port,
         /// The group.

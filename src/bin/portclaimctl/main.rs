@@ -11,10 +11,13 @@ mod deallocate;
 mod doctor;
 mod escape;
 mod explain;
+mod export;
 mod gc;
 mod groups;
+mod import;
 mod ink;
 mod list;
+mod manual;
 mod output;
 mod release;
 mod render;
@@ -41,9 +44,14 @@ use portclaim::logger;
 use ink::Ink;
 use site::Site;
 
+/// What the exit status says, for `--help` and the manual.
+const STATUS: &str = "Exit status: 0: done. 1: not done, not found, or what was looked at is not \
+    as it should be. 2: what is asked for is not understood. 3: check could not look. 32: whoever \
+    asks may not change these ports. 33: more ports than the module may have.";
+
 /// See which host ports the containers of this node have, and put them right.
 #[derive(Parser)]
-#[command(name = "portclaimctl", version, max_term_width = 100)]
+#[command(name = "portclaimctl", version, max_term_width = 100, after_help = STATUS)]
 struct Arguments {
     #[command(flatten)]
     site: site::Options,
@@ -86,6 +94,14 @@ enum Command {
     Action(action::Options),
     /// Fill templates with the ports of a service's claims.
     Render(render::Options),
+    /// Print the claims and the ports of services of the host as JSON.
+    Export(export::Options),
+    /// Take over what `export` has printed, or the ports of a `NethServer` module.
+    Import(import::Options),
+    /// Print completions for a shell.
+    Completions(manual::CompletionOptions),
+    /// Print the manual page.
+    Manual(manual::ManualOptions),
     /// Serve services of the host that do not run as root.
     Agent(agent::Options),
 }
@@ -139,6 +155,10 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Deallocate(options) => deallocate::run(out, options, &arguments.site)?,
         Command::Action(options) => action::run(out, options, &arguments.site)?,
         Command::Render(options) => render::run(out, options, &arguments.site)?,
+        Command::Export(options) => export::run(out, options, &site()?)?,
+        Command::Import(options) => import::run(out, options, &arguments.site)?,
+        Command::Completions(options) => manual::completions::<Arguments>(out, options)?,
+        Command::Manual(options) => manual::manual::<Arguments>(out, options)?,
         Command::Agent(options) => agent::run(options, &arguments.site)?,
     };
     out.flush()?;

@@ -159,7 +159,7 @@ fn template(file: &Path) -> anyhow::Result<Template> {
 }
 
 /// The text of a file, or of standard input.
-fn read(file: &Path) -> anyhow::Result<String> {
+pub fn read(file: &Path) -> anyhow::Result<String> {
     let name = file.display();
     let mut text = String::new();
     let length = if file == Path::new("-") {

@@ -170,7 +170,7 @@ impl From<Refusal> for Failure {
             Refusal::Unnamed
             | Refusal::UnknownGroup(_)
             | Refusal::Protocol { .. }
-            | Refusal::Preferred { .. } => Kind::InvalidRequest,
+            | Refusal::Outside { .. } => Kind::InvalidRequest,
             Refusal::Stranger(_)
             | Refusal::Shared { .. }
             | Refusal::Other { .. }
@@ -188,9 +188,9 @@ impl From<command::Error> for Failure {
     fn from(error: command::Error) -> Self {
         match error {
             command::Error::Module(refusal) => refusal.into(),
-            command::Error::OfClaim { claim, cause } => {
+            command::Error::Of { what, cause } => {
                 let failure = Self::from(*cause);
-                Self { message: format!("claim {claim}: {}", failure.message), ..failure }
+                Self { message: format!("{what}: {}", failure.message), ..failure }
             }
             other => {
                 let advice = Some(other.advice().to_owned());

@@ -170,7 +170,10 @@ impl Modules {
             .map_err(|refusal| of(declared, refusal.into()))?;
         if let Some(port) = preferred.filter(|port| !group.ports.contains(*port)) {
             let (group, ports) = (name.clone(), group.ports.clone());
-            return Err(of(declared, Refusal::Preferred { port, group, ports }.into()));
+            return Err(of(
+                declared,
+                Refusal::Outside { key: "preferred_port", port, group, ports }.into(),
+            ));
         }
         Ok(Source { group: name, protocol })
     }
@@ -196,5 +199,5 @@ fn ports<'a>(leases: impl IntoIterator<Item = &'a ModuleLease>) -> BTreeMap<Stri
 
 /// Says which claim an error is about.
 fn of(declared: &Declaration, cause: Error) -> Error {
-    Error::OfClaim { claim: declared.claim.clone(), cause: Box::new(cause) }
+    Error::Of { what: format!("claim {}", declared.claim), cause: Box::new(cause) }
 }
