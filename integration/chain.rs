@@ -48,6 +48,12 @@ impl Call {
         self
     }
 
+    /// The call of another file with the plugin in it.
+    pub fn of(mut self, plugin: &Path) -> Self {
+        plugin.clone_into(&mut self.plugin);
+        self
+    }
+
     /// The command, ready to be spawned inside the node.
     pub fn command(&self, node: &Node) -> std::process::Command {
         let mut command = node.command(&self.plugin);

@@ -37,6 +37,7 @@ mod takeover;
 mod tool;
 mod traffic;
 mod transfer;
+mod upgrade;
 mod upkeep;
 mod variation;
 
@@ -54,6 +55,7 @@ fn main() {
         takeover::trials(),
         author::trials(),
         publication::trials(),
+        upgrade::trials(),
         upkeep::trials(),
         concurrency::trials(),
         crash::trials(),

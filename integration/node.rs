@@ -150,12 +150,16 @@ impl Node {
     /// Makes plugins believe that the machine was booted anew, and takes away what
     /// no boot survives: the ruleset and the published files.
     pub fn reboot(&mut self) {
-        let boot_id = self.folder(BOOT_ID);
-        fs::write(&boot_id, format!("{:08x}-0000-4000-8000-000000000000\n", fastrand::u32(..)))
-            .expect("the node's folder is writable");
-        self.mounts.push((boot_id, KERNEL_BOOT_ID.into()));
+        self.pretend_boot(&format!("{:08x}-0000-4000-8000-000000000000", fastrand::u32(..)));
         self.host.nft("flush ruleset");
         let _ = fs::remove_dir_all(self.run_dir());
+    }
+
+    /// Makes plugins believe that this boot is the one that runs.
+    pub fn pretend_boot(&mut self, id: &str) {
+        let boot_id = self.folder(BOOT_ID);
+        fs::write(&boot_id, format!("{id}\n")).expect("the node's folder is writable");
+        self.mounts.push((boot_id, KERNEL_BOOT_ID.into()));
     }
 
     /// Where plugins read which boot this is.

@@ -8,14 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    StoreError,
-    error::At,
-    lock::lock_within,
-    port_index::PortIndex,
-    record::{self, SCHEMA},
-    tree::Tree,
-};
+use super::{StoreError, error::At, lock::lock_within, port_index::PortIndex, record, tree::Tree};
 
 /// Small segments keep the copy small; the size is fixed once a file is written.
 const SEGMENT_SIZE: usize = 64 * 1024;
@@ -23,10 +16,15 @@ const SEGMENT_SIZE: usize = 64 * 1024;
 const CACHE_CAPACITY: u64 = 8 * 1024 * 1024;
 /// How long sled's threads may take to let go of the file.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Trees of earlier versions, about releases of the boot.
+/// Trees of schema 1, about releases of the boot.
 const FORMER_TREES: [&str; 2] = ["released", "released-at"];
 /// The key of the schema in `Tree::Meta`.
 const SCHEMA_KEY: &[u8] = b"schema";
+/// The newest schema of the trees together, and the one that is written. It changes
+/// with every tree and kind of record that another version must not pass over: one
+/// that knows only an older schema refuses the database. In schema 1 there may be
+/// neither claims nor bitmaps.
+pub(super) const SCHEMA: u32 = 2;
 
 /// An open database in a private directory.
 #[derive(Debug)]
@@ -54,13 +52,12 @@ impl Database {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             with_priority(|| {
                 let db = config.open()?;
-                let is_former = db.was_recovered() && !has_tree(&db, Tree::Held);
                 let trees = Tree::ALL.iter().map(|tree| db.open_tree(tree.name()));
                 let trees = trees.collect::<sled::Result<Vec<_>>>()?;
-                Ok::<_, sled::Error>((db, trees, is_former))
+                Ok::<_, sled::Error>((db, trees))
             })
         }));
-        let (db, trees, is_former) = match opened {
+        let (db, trees) = match opened {
             Ok(opened) => opened.at("open", path)?,
             Err(panic) => {
                 let message = message(panic.as_ref());
@@ -68,30 +65,39 @@ impl Database {
             }
         };
         let mut database = Self { path: path.to_owned(), db, trees, live, lineage };
-        match database.tree(Tree::Meta).get(SCHEMA_KEY).at("read", path)? {
-            Some(stamp) => drop(record::unstamp(Tree::Meta, SCHEMA_KEY, &stamp)?),
+        let stamp = database.tree(Tree::Meta).get(SCHEMA_KEY).at("read", path)?;
+        match stamp.map(|stamp| record::read_schema(Tree::Meta, SCHEMA_KEY, &stamp)).transpose()? {
+            Some(SCHEMA) => {}
+            Some(1) => database.migrate_from_1()?,
+            Some(found) => {
+                let what = "the database".to_owned();
+                return Err(StoreError::Schema { what, found, supported: SCHEMA });
+            }
             None if database.db.was_recovered() => {
                 return Err(record::damaged(Tree::Meta, SCHEMA_KEY));
             }
-            None => {
-                database.mark(Tree::Meta, SCHEMA_KEY)?;
-            }
-        }
-        if is_former {
-            database.convert()?;
+            None => database.put_schema()?,
         }
         Ok(database)
     }
 
-    /// Makes what an earlier version wrote, which knew neither claims nor bitmaps,
-    /// what this one reads. Its releases are forgotten: they lack what is needed.
-    fn convert(&mut self) -> Result<(), StoreError> {
+    /// Makes what an earlier version wrote what this one reads: in this copy, so that
+    /// readers see it too, and the next commit keeps it. Releases of its own kind are
+    /// forgotten: they lack what is needed.
+    fn migrate_from_1(&mut self) -> Result<(), StoreError> {
         for name in FORMER_TREES {
             self.db.drop_tree(name).at("write", &self.path)?;
         }
-        self.sum_up(PortIndex::Leases)?;
+        for index in [PortIndex::Leases, PortIndex::Modules, PortIndex::Claims] {
+            self.sum_up(index)?;
+        }
+        self.put_schema()?;
         self.live = self.count_live()?;
         Ok(())
+    }
+
+    fn put_schema(&mut self) -> Result<(), StoreError> {
+        self.put(Tree::Meta, SCHEMA_KEY, &record::stamp(SCHEMA, &[]))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -136,7 +142,7 @@ impl Database {
 
     /// Puts down a key that says everything itself.
     pub(super) fn mark(&mut self, tree: Tree, key: &[u8]) -> Result<(), StoreError> {
-        self.put(tree, key, &record::stamp(SCHEMA, &[]))
+        self.put(tree, key, &record::stamp(record::SCHEMA, &[]))
     }
 
     /// Removes a key, if it is there.
@@ -202,10 +208,6 @@ impl Database {
             None => Err(StoreError::Closing { path, timeout: CLOSE_TIMEOUT }),
         }
     }
-}
-
-fn has_tree(db: &sled::Db, tree: Tree) -> bool {
-    db.tree_names().iter().any(|name| name == tree.name().as_bytes())
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

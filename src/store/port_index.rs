@@ -99,7 +99,7 @@ impl Database {
         self.set_bit(index.bitmap(), port, is_left)
     }
 
-    /// Makes the bitmap of an index, where there was none.
+    /// Makes the bitmap of an index, where there may be none.
     pub(super) fn sum_up(&mut self, index: PortIndex) -> Result<(), StoreError> {
         let keys = self.tree(index.tree()).iter().keys().collect::<sled::Result<Vec<_>>>();
         for key in keys.at("read", self.path())? {

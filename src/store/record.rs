@@ -20,7 +20,7 @@
 //! module        module 0 protocol, port (2)                  {"schema":1, …a ModuleLease}
 //! module-port   protocol, port (2), tag                      1 0 module
 //! module-held   protocol, high byte of the port              bits
-//! meta          schema                                       1
+//! meta          schema                                       the schema of all trees together
 //! meta          time                                         1 0 seconds since the Unix epoch
 //!
 //! CLAIM = namespace or nothing 0 claim 0 port name 0 protocol name
@@ -55,7 +55,7 @@ use crate::lease::{
 
 use super::{StoreError, tree::Tree};
 
-/// The newest schema that is known, and the one that is written.
+/// The newest schema of a value that is known, and the one that is written.
 pub(super) const SCHEMA: u32 = 1;
 /// The same in a byte.
 const BITS_SCHEMA: u8 = 1;
@@ -209,17 +209,21 @@ pub(super) fn stamp(schema: u32, content: &[&str]) -> Vec<u8> {
     value.into_bytes()
 }
 
+/// The schema that a value says.
+pub(super) fn read_schema(tree: Tree, key: &[u8], value: &[u8]) -> Result<u32, StoreError> {
+    let text = std::str::from_utf8(value).ok().and_then(|text| text.split('\0').next());
+    text.and_then(|schema| schema.parse().ok()).ok_or_else(|| damaged(tree, key))
+}
+
 /// What comes after the schema in a value.
 pub(super) fn unstamp<'v>(
     tree: Tree,
     key: &[u8],
     value: &'v [u8],
 ) -> Result<Vec<&'v str>, StoreError> {
+    supported(tree, key, read_schema(tree, key, value)?)?;
     let text = std::str::from_utf8(value).map_err(|_| damaged(tree, key))?;
-    let mut parts = text.split('\0');
-    let schema = parts.next().and_then(|schema| schema.parse().ok());
-    supported(tree, key, schema.ok_or_else(|| damaged(tree, key))?)?;
-    Ok(parts.collect())
+    Ok(text.split('\0').skip(1).collect())
 }
 
 /// The value of the port index.

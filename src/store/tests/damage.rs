@@ -292,6 +292,27 @@ fn a_newer_schema_is_refused() {
     }
 }
 
+/// So does what another version's trees are about: it is not passed over.
+#[test]
+fn newer_trees_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let mut lock = store.lock(LONG).unwrap();
+    let mut draft = lock.begin().unwrap();
+    draft.database_mut().put(Tree::Meta, b"schema", b"3").unwrap();
+    draft.commit().unwrap();
+    drop(lock);
+    let before = snapshot(&store.dir);
+    for refused in [
+        store.read().map(drop).unwrap_err(),
+        store.lock(LONG).unwrap().begin().map(drop).unwrap_err(),
+    ] {
+        let message = refused.to_string();
+        assert_eq!(message, "the database has schema 3, and 2 is the newest that is known here");
+    }
+    assert_eq!(snapshot(&store.dir), before);
+}
+
 /// A file system of 1 MiB, in a mount namespace of its own, is filled up.
 #[test]
 fn a_full_disk_fails_the_commit_and_nothing_else() {

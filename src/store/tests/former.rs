@@ -33,6 +33,7 @@ fn former(dir: &Path) -> Store {
             to.insert(key, value).unwrap();
         }
     }
+    db.open_tree(Tree::Meta.name()).unwrap().insert("schema", "1").unwrap();
     let key = record::port_prefix(Protocol::Tcp, port(9090));
     let released = record::stamp(record::SCHEMA, &["5000"]);
     db.open_tree("released").unwrap().insert(&key, released).unwrap();
