@@ -10,6 +10,7 @@ use std::{num::NonZero, thread};
 
 use libtest_mimic::{Arguments, Trial};
 
+mod admission;
 mod asking;
 mod author;
 mod boundary;
@@ -50,6 +51,7 @@ fn main() {
         variation::trials(),
         protocol::trials(),
         lease::trials(),
+        admission::trials(),
         asking::trials(),
         claim::trials(),
         takeover::trials(),
