@@ -30,6 +30,7 @@ mod protocol;
 mod publication;
 mod readme;
 mod recovery;
+mod registry;
 mod render;
 mod sandbox;
 mod sctp;
@@ -64,6 +65,7 @@ fn main() {
         module::trials(),
         readme::trials(),
         recovery::trials(),
+        registry::trials(),
         render::trials(),
         transfer::trials(),
         operator::trials(),

@@ -1,7 +1,7 @@
 //! What `portclaimctl` shows of a node: each command through its binary, what it
 //! prints compared with `see/golden` (`UPDATE_GOLDEN=1` writes that).
 
-mod fixture;
+pub mod fixture;
 mod terminal;
 mod transcript;
 mod watch;

@@ -23,6 +23,7 @@ mod release;
 mod render;
 mod reset;
 mod restore;
+mod serve;
 mod service;
 mod show;
 mod site;
@@ -102,6 +103,8 @@ enum Command {
     Completions(manual::CompletionOptions),
     /// Print the manual page.
     Manual(manual::ManualOptions),
+    /// Show who has which port on a page and over HTTP.
+    Serve(serve::Options),
     /// Serve services of the host that do not run as root.
     Agent(agent::Options),
 }
@@ -159,6 +162,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Import(options) => import::run(out, options, &arguments.site)?,
         Command::Completions(options) => manual::completions::<Arguments>(out, options)?,
         Command::Manual(options) => manual::manual::<Arguments>(out, options)?,
+        Command::Serve(options) => serve::run(options, &arguments.site)?,
         Command::Agent(options) => agent::run(options, &arguments.site)?,
     };
     out.flush()?;

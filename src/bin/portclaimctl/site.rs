@@ -31,7 +31,7 @@ use crate::{
 const CONFLISTS: &str = "/etc/cni/net.d";
 
 /// Where to find the node's settings, on every command.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Options {
     /// The conflist to take settings from [default: those in /etc/cni/net.d that
     /// have portclaim in them, the first by name before others]

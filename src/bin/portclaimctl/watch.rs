@@ -8,12 +8,13 @@ use std::{
     mem::MaybeUninit,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use portclaim::store;
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags},
     io::Errno,
 };
@@ -69,6 +70,24 @@ impl Watch {
             }
             if self.drain()? {
                 return Ok(Wake::Changed);
+            }
+        }
+    }
+
+    /// Waits until there is something to read anew, so long at most.
+    pub fn wait_for(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).context("cannot wait so long")?;
+            let mut descriptors = [PollFd::new(&self.inotify, PollFlags::IN)];
+            match poll(&mut descriptors, Some(&left)) {
+                Err(Errno::INTR) => continue,
+                Ok(0) => return Ok(()),
+                polled => polled.context("cannot wait for changes")?,
+            };
+            if self.drain()? {
+                return Ok(());
             }
         }
     }

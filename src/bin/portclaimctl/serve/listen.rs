@@ -1,0 +1,98 @@
+//! Serving connections so that slow and hostile clients keep nobody out: a number of
+//! connections at most, each with a time for its headers and for its answer.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::Response,
+};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+
+use super::api::refusal;
+
+/// How many connections there may be at once; further ones wait in the kernel's queue.
+const CONNECTIONS: usize = 1024;
+/// How long a client may take to send its request line and headers.
+const HEADERS: Duration = Duration::from_secs(5);
+/// The largest request line and headers, in bytes.
+const BUFFER: usize = 16 * 1024;
+/// How long an answer may take to begin.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// What every answer says of how it may be used: nothing of others is loaded, nothing
+/// is framed.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
+    connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+pub async fn serve(listener: TcpListener, router: Router) {
+    let router = router.layer(middleware::from_fn(in_time)).layer(middleware::from_fn(guard));
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await.expect("it is never closed");
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Gone again, or too many open files, which passes.
+                log::warn!("cannot accept a connection: {error}");
+                time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            serve_one(stream, peer, router).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        TowerToHyperService::new(router.clone()).call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(BUFFER);
+    // How a connection ends is nobody's business but the client's.
+    _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match time::timeout(ANSWER, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "this takes too long"),
+    }
+}
+
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,314 @@
+//! The page: a table that works without scripts, and follows changes with them.
+
+use std::fmt::Write as _;
+
+use axum::{
+    Router,
+    extract::{Query as UrlQuery, State},
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
+use portclaim::lease::PortName;
+use serde::Serialize;
+
+use super::{
+    App,
+    query::{Key, Parameters, Query},
+    snapshot::Snapshot,
+};
+use crate::view::{
+    claim::{self, State as ClaimState},
+    lease::{Held, owners},
+};
+
+const PAGE: &str = include_str!("assets/page.html");
+const STYLE: &str = include_str!("assets/style.css");
+const SCRIPT: &str = include_str!("assets/script.js");
+
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/", get(page))
+        .route("/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
+        .route("/script.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// A row of the table of ports.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    address: String,
+    link: Option<String>,
+    protocol: &'static str,
+    owner: String,
+    target: String,
+    group: String,
+    claim: String,
+    age: String,
+}
+
+impl Row {
+    fn of(app: &App, held: &Held<'_>, now: u64) -> Self {
+        Self {
+            name: held.lease.name.as_ref().map(PortName::to_string).unwrap_or_default(),
+            address: app.shown.of(held.lease),
+            link: app.shown.url_of(held.lease),
+            protocol: held.lease.host.protocol.name(),
+            owner: held.owner.to_string(),
+            target: held.target(),
+            group: held.group(),
+            claim: held.lease.claim.as_ref().map(ToString::to_string).unwrap_or_default(),
+            age: held.age(now),
+        }
+    }
+}
+
+/// A row of the table of groups: one for those protocols of which the same is true.
+#[derive(Serialize)]
+struct Group {
+    name: String,
+    protocols: String,
+    size: u32,
+    leased: u32,
+    reserved: u32,
+    cooling: u32,
+    free: u32,
+}
+
+/// A row of the table of claims.
+#[derive(Serialize)]
+struct Claim {
+    key: String,
+    ports: String,
+    group: String,
+    state: String,
+}
+
+/// The head of a column, which leads to the table in its order.
+#[derive(Serialize)]
+struct Column {
+    title: &'static str,
+    link: Option<String>,
+    /// `ascending`, `descending` or `none`, as ARIA has it.
+    order: &'static str,
+}
+
+async fn page(
+    State(app): State<App>,
+    parameters: Result<UrlQuery<Parameters>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let UrlQuery(parameters) = match parameters {
+        Ok(parameters) => parameters,
+        Err(error) => return (StatusCode::BAD_REQUEST, error.body_text()).into_response(),
+    };
+    // A part of a word while it is typed is no error: what is wrong is said on the page.
+    let (query, error) = match parameters.parse() {
+        Ok(query) => (query, None),
+        Err(error) => {
+            let none = Parameters { limit: "1".to_owned(), ..Parameters::default() };
+            (none.parse().expect("it is understood"), Some(error.to_string()))
+        }
+    };
+    match render(&app, &parameters, &query, error) {
+        Ok(text) => Html(text).into_response(),
+        Err(error) => {
+            log::error!("cannot render the page: {error:#}");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the page cannot be shown").into_response()
+        }
+    }
+}
+
+fn render(
+    app: &App,
+    parameters: &Parameters,
+    query: &Query,
+    error: Option<String>,
+) -> Result<String, minijinja::Error> {
+    let snapshot = app.now();
+    let (rows, total) = if error.is_some() { (Vec::new(), 0) } else { query.rows(&snapshot) };
+    let rows: Vec<_> = rows.iter().map(|held| Row::of(app, held, snapshot.at)).collect();
+    let shown = rows.len();
+    let filters = [
+        ("q", "Search", &parameters.q),
+        ("namespace", "Namespace", &parameters.namespace),
+        ("group", "Group", &parameters.group),
+        ("protocol", "Protocol", &parameters.protocol),
+        ("port", "Ports", &parameters.port),
+    ];
+    let filters: Vec<_> = filters
+        .iter()
+        .map(|(key, title, value)| context! { key => *key, title => *title, value => *value })
+        .collect();
+    let at = |offset: usize| link(parameters, &[("offset", &offset.to_string())]);
+    let previous = (query.offset > 0).then(|| at(query.offset.saturating_sub(query.limit)));
+    let next = (query.offset + shown < total).then(|| at(query.offset + query.limit));
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment.render_str(
+        PAGE,
+        context! {
+            filters,
+            error,
+            warning => snapshot.error.clone(),
+            columns => Value::from(Serde(columns(parameters, query))),
+            rows => Value::from(Serde(rows)),
+            first => if shown == 0 { 0 } else { query.offset + 1 },
+            last => query.offset + shown,
+            total,
+            is_empty => snapshot.holdings.is_empty(),
+            previous,
+            next,
+            sort => &parameters.sort,
+            groups => groups(&snapshot),
+            claims => claims(&snapshot),
+            version => env!("CARGO_PKG_VERSION"),
+        },
+    )
+}
+
+fn columns(parameters: &Parameters, query: &Query) -> Vec<Column> {
+    let titles = [
+        ("Name", Some("name")),
+        ("Address", Some("port")),
+        ("Protocol", Some("protocol")),
+        ("Pod or service", Some("owner")),
+        ("Leads to", None),
+        ("Group", Some("group")),
+        ("Claim", None),
+        ("Age", Some("age")),
+    ];
+    let column = |(title, key): (&'static str, Option<&str>)| {
+        let Some(key) = key else { return Column { title, link: None, order: "none" } };
+        let is_current = Key::ALL.iter().any(|(name, it)| *name == key && *it == query.key);
+        let order = match (is_current, query.is_descending) {
+            (false, _) => "none",
+            (true, false) => "ascending",
+            (true, true) => "descending",
+        };
+        let sort = if order == "ascending" { format!("-{key}") } else { key.to_owned() };
+        Column { title, link: Some(link(parameters, &[("sort", &sort), ("offset", "")])), order }
+    };
+    titles.into_iter().map(column).collect()
+}
+
+/// The page with some parameters changed.
+fn link(parameters: &Parameters, changes: &[(&str, &str)]) -> String {
+    let current = [
+        ("q", &parameters.q),
+        ("namespace", &parameters.namespace),
+        ("pod", &parameters.pod),
+        ("group", &parameters.group),
+        ("protocol", &parameters.protocol),
+        ("port", &parameters.port),
+        ("network", &parameters.network),
+        ("module", &parameters.module),
+        ("sort", &parameters.sort),
+        ("limit", &parameters.limit),
+        ("offset", &parameters.offset),
+    ];
+    let pairs = current.iter().filter_map(|(key, value)| {
+        let new = changes.iter().find(|(name, _)| name == key).map(|(_, value)| *value);
+        let value = new.unwrap_or(value);
+        (!value.is_empty()).then(|| format!("{key}={}", encode(value)))
+    });
+    let pairs: Vec<_> = pairs.collect();
+    if pairs.is_empty() { "/".to_owned() } else { format!("/?{}", pairs.join("&")) }
+}
+
+/// A value of a query (RFC 3986, section 2).
+fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").expect("memory takes it");
+        }
+    }
+    encoded
+}
+
+fn groups(snapshot: &Snapshot) -> Value {
+    let of_group = snapshot.groups(|group| {
+        let name = group.pool.name.to_string();
+        let row = |(protocols, usage): &(portclaim::lease::Protocols, _)| {
+            let crate::view::group::Usage { leased, reserved, cooling, free } = *usage;
+            Group {
+                name: name.clone(),
+                protocols: protocols.to_string(),
+                size: group.pool.ports.len(),
+                leased,
+                reserved,
+                cooling,
+                free,
+            }
+        };
+        group.usages.iter().map(row).collect::<Vec<_>>()
+    });
+    Value::from(Serde(of_group.into_iter().flatten().collect::<Vec<_>>()))
+}
+
+fn claims(snapshot: &Snapshot) -> Value {
+    let owners = owners(&snapshot.holdings);
+    let row = |it: &portclaim::lease::Claim| Claim {
+        key: it.key.to_string(),
+        ports: claim::ports(it),
+        group: it.group.to_string(),
+        state: ClaimState::of(it, &owners, snapshot.at).to_string(),
+    };
+    Value::from(Serde(snapshot.claims.iter().map(row).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
+    use super::{super::address::Shown, *};
+    use crate::view::lease::tests::forwarding;
+
+    fn shown(parameters: &Parameters, snapshot: Snapshot) -> String {
+        let (_sender, snapshots) = watch::channel(Arc::new(snapshot));
+        let app = App { snapshots, shown: Arc::new(Shown::default()) };
+        render(&app, parameters, &parameters.parse().unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn text_of_others_is_text() {
+        let mut web = forwarding("shop/web", &["8080/tcp"]);
+        web.leases[0].claim = "c".parse().ok();
+        let snapshot = Snapshot {
+            holdings: vec![web.into()],
+            error: Some("<script>alert(1)</script>".to_owned()),
+            ..Snapshot::default()
+        };
+        let q = "\"><b>".to_owned();
+        let text = shown(&Parameters { q, ..Parameters::default() }, snapshot);
+        assert!(!text.contains("<script>alert") && !text.contains("\"><b>"), "{text}");
+        assert!(text.contains("&lt;script&gt;"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_node_says_what_to_do() {
+        let text = shown(&Parameters::default(), Snapshot::default());
+        assert!(text.contains("No host port is held"), "{text}");
+    }
+
+    #[test]
+    fn links_keep_what_was_asked() {
+        let parameters = Parameters {
+            q: "a&b".to_owned(),
+            sort: "age".to_owned(),
+            offset: "100".to_owned(),
+            ..Parameters::default()
+        };
+        assert_eq!(link(&parameters, &[("offset", "")]), "/?q=a%26b&sort=age");
+        assert_eq!(link(&Parameters::default(), &[]), "/");
+    }
+}
