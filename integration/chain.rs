@@ -348,7 +348,8 @@ impl Network {
         Call::new("STATUS", &config)
     }
 
-    fn first(&self, command: &str, node: &Node, container: &Container) -> Outcome {
+    /// What the first plugin reads.
+    fn first_config(&self, node: &Node) -> Value {
         let mut config = self.first.clone();
         config["cniVersion"] = self.version.min(REFERENCE_VERSION).into();
         config["name"] = self.name.clone().into();
@@ -358,6 +359,26 @@ impl Network {
             "ranges": self.subnets.iter().map(|s| json!([{ "subnet": s }])).collect::<Value>(),
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         });
+        config
+    }
+
+    /// The whole chain, for a runtime that reads it from a file.
+    pub fn conflist(&self, node: &Node) -> Value {
+        let mut ours = self.config(node);
+        ours["capabilities"] = json!({
+            "portMappings": true,
+            "portClaims": true,
+            "io.kubernetes.cri.pod-annotations": true,
+        });
+        json!({
+            "cniVersion": self.version.min(REFERENCE_VERSION),
+            "name": self.name,
+            "plugins": [self.first_config(node), ours],
+        })
+    }
+
+    fn first(&self, command: &str, node: &Node, container: &Container) -> Outcome {
+        let config = self.first_config(node);
         let kind = config["type"].as_str().expect("a plugin has a type").to_owned();
         let mut call = Self::attachment(command, &config, container);
         call.plugin = Path::new(REFERENCE).join(kind);

@@ -32,6 +32,7 @@ mod readme;
 mod recovery;
 mod registry;
 mod render;
+mod runtime;
 mod sandbox;
 mod sctp;
 mod see;
@@ -69,6 +70,7 @@ fn main() {
         render::trials(),
         transfer::trials(),
         operator::trials(),
+        runtime::trials(),
         see::trials(),
     ];
     let mut arguments = Arguments::from_args();

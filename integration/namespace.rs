@@ -11,12 +11,17 @@ use std::{
     thread,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::Pid,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 /// A network namespace with a name under `/run/netns`; dropping it removes the
 /// name, and the kernel removes the rest once no process or socket is in it.
 pub struct Namespace {
+    /// The ID of a process if it is not ours.
     name: String,
+    is_ours: bool,
 }
 
 impl Namespace {
@@ -26,7 +31,7 @@ impl Namespace {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{role}{}", NEXT.fetch_add(1, Ordering::Relaxed));
         succeed(Command::new("ip").args(["netns", "add", &name]));
-        let namespace = Self { name };
+        let namespace = Self { name, is_ours: true };
         // Addresses are usable at once: nobody else is here to have the same.
         namespace.sysctl("ipv6/conf/all/accept_dad", "0");
         namespace.sysctl("ipv6/conf/default/accept_dad", "0");
@@ -34,9 +39,18 @@ impl Namespace {
         namespace
     }
 
+    /// The one that a process is in; it goes when its owner removes it.
+    pub fn of_process(process: Pid) -> Self {
+        Self { name: process.as_raw_nonzero().to_string(), is_ours: false }
+    }
+
     /// Its path, as in `CNI_NETNS`.
     pub fn path(&self) -> PathBuf {
-        PathBuf::from("/run/netns").join(&self.name)
+        if self.is_ours {
+            PathBuf::from("/run/netns").join(&self.name)
+        } else {
+            PathBuf::from("/proc").join(&self.name).join("ns/net")
+        }
     }
 
     /// Its name, as `ip link set … netns` takes it.
@@ -96,7 +110,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        if self.is_ours {
+            let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
+        }
     }
 }
 

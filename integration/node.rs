@@ -68,8 +68,10 @@ impl Family {
     }
 }
 
-const BOOT_ID: &str = "boot_id";
-const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// The file of a node that has another boot than the machine.
+pub const BOOT_ID: &str = "boot_id";
+/// Where plugins read which boot this is.
+pub const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A node; everything of it goes when it is dropped.
 pub struct Node {

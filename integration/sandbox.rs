@@ -30,9 +30,8 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("unshare", "util-linux"),
-    ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
@@ -40,13 +39,21 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("ip6tables", "iptables"),
     ("setpriv", "util-linux"),
     ("script", "bsdutils"),
+    ("tar", "tar"),
+    ("containerd", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("podman", "podman"),
 ];
 
 /// Files without which no test means anything, and what to do about them.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 7] = [
     ("/usr/lib/cni/bridge", "install the package containernetworking-plugins"),
     ("/usr/lib/cni/ptp", "install the package containernetworking-plugins"),
     ("/usr/lib/cni/host-local", "install the package containernetworking-plugins"),
+    ("/usr/lib/cni/loopback", "install the package containernetworking-plugins"),
+    ("/usr/bin/conmon", "install the package conmon"),
+    ("/bin/busybox", "install the package busybox-static"),
     ("/proc/sys/net/bridge/bridge-nf-call-iptables", "load the kernel module br_netfilter"),
 ];
 
