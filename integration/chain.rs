@@ -266,9 +266,9 @@ impl Network {
         self
     }
 
-    /// The network with addresses of this subnet only.
-    pub fn subnet(mut self, subnet: &'static str) -> Self {
-        self.subnets = vec![subnet];
+    /// The network with addresses of these subnets only.
+    pub fn subnets(mut self, subnets: &[&'static str]) -> Self {
+        self.subnets = subnets.into();
         self
     }
 
@@ -397,5 +397,12 @@ impl Network {
     pub fn attach_with(&self, node: &Node, container: &mut Container, runtime: Value) -> Outcome {
         container.result = self.first("ADD", node, container).succeeded();
         self.add_with(node, container, runtime).run(node)
+    }
+
+    /// DEL of the whole chain.
+    #[track_caller]
+    pub fn detach(&self, node: &Node, container: &Container) {
+        self.del(node, container).run(node).succeeded();
+        self.first("DEL", node, container).succeeded();
     }
 }

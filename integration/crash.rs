@@ -19,7 +19,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    env,
     io::Write as _,
     net::{Ipv4Addr, SocketAddrV4},
     process::Stdio,
@@ -144,13 +143,9 @@ enum End {
     Waits,
 }
 
-fn from_env(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}")))
-}
-
 fn killed_at_any_moment() {
-    let processes = from_env("PORTCLAIM_CRASHES").unwrap_or(150);
-    let seed = from_env("PORTCLAIM_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let processes = crate::from_env("PORTCLAIM_CRASHES").unwrap_or(150);
+    let seed = crate::from_env("PORTCLAIM_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("PORTCLAIM_CRASHES={processes} PORTCLAIM_SEED={seed}");
     let mut node = Node::new(false);
     let network = Network::bridge("podnet", true);

@@ -6,7 +6,7 @@
 // A test that cannot go on has failed, and the panic says where.
 #![allow(clippy::unwrap_used)]
 
-use std::{num::NonZero, thread};
+use std::{env, num::NonZero, thread};
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -36,6 +36,7 @@ mod runtime;
 mod sandbox;
 mod sctp;
 mod see;
+mod soak;
 mod takeover;
 mod tool;
 mod traffic;
@@ -64,6 +65,7 @@ fn main() {
         concurrency::trials(),
         crash::trials(),
         module::trials(),
+        soak::trials(),
         readme::trials(),
         recovery::trials(),
         registry::trials(),
@@ -89,4 +91,9 @@ fn trials<const N: usize>(area: &str, tests: [(&str, fn()); N]) -> Vec<Trial> {
         })
     };
     tests.map(trial).into()
+}
+
+/// A number that whoever runs the suite may set.
+fn from_env(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}")))
 }

@@ -100,7 +100,7 @@ fn conditions_limit_their_family() {
 fn two_networks() {
     let (node, web, _servers) = stage(&bridge());
     let mut other = Container::new("other");
-    let network = Network::ptp("othernet").subnet("10.89.0.0/24");
+    let network = Network::ptp("othernet").subnets(&["10.89.0.0/24"]);
     let mapping = json!([{ "hostPort": 9090, "containerPort": 80, "protocol": "tcp" }]);
     network.attach(&node, &mut other, mapping).succeeded();
     let _others = serve(other.namespace(), 80, "other");
