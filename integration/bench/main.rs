@@ -26,6 +26,7 @@ mod report;
 #[path = "../sandbox.rs"]
 mod sandbox;
 mod site;
+mod soak;
 mod statistic;
 
 use std::time::Instant;
@@ -46,6 +47,8 @@ struct Extent {
     batches: u32,
     /// Leased ports at which plans are measured.
     leased: &'static [usize],
+    /// Containers that come and go.
+    lives: u16,
 }
 
 const FULL: Extent = Extent {
@@ -55,6 +58,7 @@ const FULL: Extent = Extent {
     flow_sizes: &[1, 2000, 10_000],
     batches: 31,
     leased: &[0, 10_000, 20_000, 40_000, 49_900],
+    lives: 2000,
 };
 
 /// Shows that the bench works, and no more than that.
@@ -65,6 +69,7 @@ const QUICK: Extent = Extent {
     flow_sizes: &[1, 100],
     batches: 5,
     leased: &[0, 1000],
+    lives: 20,
 };
 
 fn main() {
@@ -86,6 +91,7 @@ fn main() {
     calls::measure(extent, &mut report);
     flow::measure(extent, &mut report);
     plan::measure(extent, &mut report);
+    soak::measure(extent, &mut report);
     progress(&format!("{} s in all", start.elapsed().as_secs()));
     print!("{report}");
 }
