@@ -41,6 +41,18 @@ impl Call {
         }
     }
 
+    /// A call of a plugin by its type, for a container.
+    pub fn of_type(kind: &str, command: &str, config: &Value, container: &Container) -> Self {
+        let mut call = Self::new(command, config)
+            .with("CNI_CONTAINERID", &container.id)
+            .with("CNI_NETNS", &container.path())
+            .with("CNI_IFNAME", INTERFACE);
+        if kind != "portclaim" {
+            call.plugin = Path::new(REFERENCE).join(kind);
+        }
+        if container.args.is_empty() { call } else { call.with("CNI_ARGS", &container.args) }
+    }
+
     /// The call with a variable of the environment added, or replaced.
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.environment.retain(|(other, _)| *other != name);
@@ -294,14 +306,6 @@ impl Network {
         config
     }
 
-    fn attachment(command: &str, config: &Value, container: &Container) -> Call {
-        let call = Call::new(command, config)
-            .with("CNI_CONTAINERID", &container.id)
-            .with("CNI_NETNS", &container.path())
-            .with("CNI_IFNAME", INTERFACE);
-        if container.args.is_empty() { call } else { call.with("CNI_ARGS", &container.args) }
-    }
-
     /// ADD of the plugin under test, with the result that the container has.
     pub fn add(&self, node: &Node, container: &Container, mappings: Value) -> Call {
         let mut runtime = json!({});
@@ -315,7 +319,7 @@ impl Network {
         config["runtimeConfig"] = runtime;
         config["prevResult"] = container.result.clone();
         config["prevResult"]["cniVersion"] = self.version.into();
-        Self::attachment("ADD", &config, container)
+        Call::of_type("portclaim", "ADD", &config, container)
     }
 
     /// CHECK of the plugin under test.
@@ -330,7 +334,7 @@ impl Network {
 
     /// DEL of the plugin under test, with nothing but the attachment.
     pub fn del(&self, node: &Node, container: &Container) -> Call {
-        Self::attachment("DEL", &self.config(node), container)
+        Call::of_type("portclaim", "DEL", &self.config(node), container)
     }
 
     /// GC of the plugin under test.
@@ -380,9 +384,7 @@ impl Network {
     fn first(&self, command: &str, node: &Node, container: &Container) -> Outcome {
         let config = self.first_config(node);
         let kind = config["type"].as_str().expect("a plugin has a type").to_owned();
-        let mut call = Self::attachment(command, &config, container);
-        call.plugin = Path::new(REFERENCE).join(kind);
-        call.run(node)
+        Call::of_type(&kind, command, &config, container).run(node)
     }
 
     /// ADD of the whole chain; the container remembers the first plugin's result.

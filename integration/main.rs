@@ -17,11 +17,14 @@ mod boundary;
 mod chain;
 mod claim;
 mod concurrency;
+mod conflist;
 mod crash;
+mod example;
 mod flow;
 mod forwarding;
 mod held;
 mod lease;
+mod migration;
 mod module;
 mod namespace;
 mod node;
@@ -74,6 +77,8 @@ fn main() {
         operator::trials(),
         runtime::trials(),
         see::trials(),
+        example::trials(),
+        migration::trials(),
     ];
     let mut arguments = Arguments::from_args();
     // Most of the time is spent waiting for answers that must not come.

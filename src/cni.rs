@@ -3,7 +3,7 @@
 //! cannot be wrong, and types into bytes. No I/O.
 
 pub mod config;
-mod conflist;
+pub mod conflist;
 pub mod environment;
 mod error;
 pub mod json;

@@ -8,6 +8,7 @@ mod conntrack;
 mod disk;
 mod listener;
 mod namespace;
+mod plugin;
 mod process;
 mod route;
 mod socket;
@@ -17,6 +18,7 @@ pub use conntrack::{forget_others, forget_own};
 pub use disk::{free_space, is_in_memory};
 pub use listener::{is_in_use, is_listening};
 pub use namespace::{Namespaces, Presence, sandbox};
+pub use plugin::delegate;
 pub use process::{Process, is_root, lock_holders, processes, processes_named};
 pub use route::link_to;
 pub use socket::{Socket, sockets};
@@ -71,6 +73,14 @@ pub enum HostError {
     Route {
         /// The address.
         address: IpAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another plugin did not do what it was asked to do.
+    #[error("plugin {} has failed", path.display())]
+    Plugin {
+        /// The plugin.
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },

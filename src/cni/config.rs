@@ -91,7 +91,7 @@ pub struct Logging {
 
 /// The keys of a plugin's configuration that the specification or the runtime
 /// owns, and those read here: any other has no effect.
-const KNOWN_KEYS: [&str; 33] = [
+const KNOWN_KEYS: [&str; 34] = [
     "args",
     "backend",
     "capabilities",
@@ -108,6 +108,7 @@ const KNOWN_KEYS: [&str; 33] = [
     "dns",
     "exclude",
     "externalSetMarkChain",
+    "formerly",
     "groups",
     "hostListeners",
     "ipMasq",
@@ -133,6 +134,8 @@ pub const DATA_DIR: &str = "/var/lib/portclaim";
 pub const RUN_DIR: &str = "/run/portclaim";
 /// `lockTimeout` where the configuration has none.
 pub const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// What portclaim replaces.
+pub const PORTMAP: &str = "portmap";
 const MAX_LOCK_TIMEOUT: Duration = Duration::from_mins(10);
 /// `maxPerPod` where the configuration has none.
 pub const DEFAULT_MAX_PER_POD: u32 = 64;
@@ -188,6 +191,26 @@ impl Config {
         Ok(timeout.transpose()?.unwrap_or(DEFAULT_LOCK_TIMEOUT))
     }
 
+    /// `formerly`: whether portclaim has taken the place of `portmap`, and containers
+    /// may still run whose ports are from there.
+    pub fn is_in_place_of_portmap(&self) -> Result<bool, ConfigError> {
+        match Keys(&self.keys).string("formerly")?.as_deref() {
+            None => Ok(false),
+            Some(PORTMAP) => Ok(true),
+            Some(other) => Err(wrong("formerly", &other.into(), "\"portmap\" is allowed")),
+        }
+    }
+
+    /// The configuration as `portmap` would read it in the place of portclaim.
+    #[must_use]
+    pub fn for_portmap(&self) -> Vec<u8> {
+        let kind = serde_json::value::to_raw_value(PORTMAP).expect("a text is JSON");
+        let mut keys: BTreeMap<&str, &RawValue> =
+            self.keys.iter().map(|(key, value)| (key.as_str(), &**value)).collect();
+        keys.insert("type", &kind);
+        serde_json::to_vec(&keys).expect("what was JSON is JSON")
+    }
+
     /// `logLevel` and `logFile`.
     pub fn logging(&self) -> Result<Logging, ConfigError> {
         let keys = Keys(&self.keys);
@@ -211,6 +234,7 @@ impl Config {
     pub fn settings(&self) -> Result<Settings, ConfigError> {
         let keys = Keys(&self.keys);
         keys.refuse_what_only_iptables_has()?;
+        self.is_in_place_of_portmap()?;
         let (groups, default_group) = groups::groups(&keys)?;
         let host_listeners = match keys.string("hostListeners")?.as_deref() {
             None | Some("refuse") => HostListeners::Refuse,

@@ -2,7 +2,13 @@
 //!
 //! Pure, and forgiving: it is the runtime that refuses what is no conflist.
 
+mod edit;
+
 use serde_json::Value;
+
+use super::config::PORTMAP;
+
+pub use edit::{EditError, add, remove};
 
 /// The plugins of a network, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +57,6 @@ impl ConflistFault {
 }
 
 const OURS: &str = "portclaim";
-const PORTMAP: &str = "portmap";
 /// The ways to ask for ports.
 const CAPABILITIES: [&str; 3] = ["portMappings", "portClaims", "io.kubernetes.cri.pod-annotations"];
 /// Those without which something that people expect does not work.

@@ -74,6 +74,7 @@ pub struct Environment {
     netns: String,
     interface: String,
     args: String,
+    path: String,
 }
 
 impl Environment {
@@ -86,6 +87,7 @@ impl Environment {
             netns: get("CNI_NETNS"),
             interface: get("CNI_IFNAME"),
             args: get("CNI_ARGS"),
+            path: get("CNI_PATH"),
         }
     }
 
@@ -121,6 +123,12 @@ impl Environment {
     #[must_use]
     pub fn netns(&self) -> &str {
         &self.netns
+    }
+
+    /// `CNI_PATH`, where other plugins are; empty: not set.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The pod of `K8S_POD_NAMESPACE`, `K8S_POD_NAME` and `K8S_POD_UID` in

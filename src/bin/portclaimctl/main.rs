@@ -7,6 +7,7 @@ mod allocate;
 mod check;
 mod claims;
 mod confirm;
+mod conflist;
 mod deallocate;
 mod doctor;
 mod escape;
@@ -107,6 +108,8 @@ enum Command {
     Serve(serve::Options),
     /// Serve services of the host that do not run as root.
     Agent(agent::Options),
+    /// Put portclaim into conflists, or take it out again.
+    Conflist(conflist::Options),
 }
 
 impl Command {
@@ -164,6 +167,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Command::Manual(options) => manual::manual::<Arguments>(out, options)?,
         Command::Serve(options) => serve::run(options, &arguments.site)?,
         Command::Agent(options) => agent::run(options, &arguments.site)?,
+        Command::Conflist(options) => conflist::run(out, options)?,
     };
     out.flush()?;
     Ok(code)

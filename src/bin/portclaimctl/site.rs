@@ -277,13 +277,17 @@ fn search(directory: &Path) -> anyhow::Result<(Vec<Config>, Vec<anyhow::Error>)>
     Ok((configs, broken))
 }
 
-/// The configurations of portclaim in a conflist, or in the configuration of a
-/// single plugin.
 fn read(file: &Path) -> anyhow::Result<Vec<Config>> {
+    let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    parse(&text, file)
+}
+
+/// The configurations of portclaim in the text of a conflist, or of the configuration
+/// of a single plugin.
+pub fn parse(text: &[u8], file: &Path) -> anyhow::Result<Vec<Config>> {
     let name = file.display();
-    let text = fs::read(file).with_context(|| format!("cannot read {name}"))?;
     let list: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{name} is not JSON"))?;
+        serde_json::from_slice(text).with_context(|| format!("{name} is not JSON"))?;
     let plugins = list["plugins"].as_array().cloned().unwrap_or_else(|| vec![list.clone()]);
     let ours = plugins.into_iter().filter(|plugin| plugin["type"] == "portclaim");
     ours.map(|mut plugin| {

@@ -45,6 +45,7 @@ fn null_is_like_absent() {
 #[test]
 fn wrong_values_are_refused_with_key_value_and_what_is_allowed() {
     for (keys, message) in [
+        (r#","formerly":"other""#, "formerly is \"other\": \"portmap\" is allowed"),
         (r#","snat":"yes""#, "snat is \"yes\": true or false is allowed"),
         (r#","exclude":80"#, "exclude is 80: a text like \"7000-7999,8443\" is allowed"),
         (r#","exclude":"80-""#, "exclude is \"80-\": \"\" is not a port from 1 to 65535"),
