@@ -23,6 +23,7 @@ mod example;
 mod flow;
 mod forwarding;
 mod held;
+mod install;
 mod lease;
 mod migration;
 mod module;
@@ -77,6 +78,7 @@ fn main() {
         operator::trials(),
         runtime::trials(),
         see::trials(),
+        install::trials(),
         example::trials(),
         migration::trials(),
     ];

@@ -177,6 +177,20 @@ impl Node {
         self.mounts.push((empty, folder.into()));
     }
 
+    /// Makes a folder of the machine look like one of the node, empty at first, whose
+    /// path is returned.
+    pub fn own(&mut self, folder: &str) -> PathBuf {
+        let own = self.folder("machine").join(folder.trim_start_matches('/'));
+        fs::create_dir_all(&own).expect("the node's folder is writable");
+        self.bind(&own, folder);
+        own
+    }
+
+    /// Makes a folder of the machine look like this one.
+    pub fn bind(&mut self, source: &Path, folder: &str) {
+        self.mounts.push((source.to_owned(), folder.into()));
+    }
+
     /// Makes plugins see the machine as it is.
     pub fn show(&mut self) {
         self.mounts.clear();

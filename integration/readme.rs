@@ -31,10 +31,11 @@ pub fn blocks(language: &str) -> Vec<String> {
 }
 
 /// A node as the README's reader has it: portclaim built in `dist`, one container
-/// on the network `mynet`. All of it in namespaces of its own.
+/// on the network `mynet`, whose chain has `portmap` in it. All of it in namespaces of
+/// its own.
 const NODE: &str = r#"
 set -euo pipefail
-for directory in /opt /etc/cni /usr/local/bin /run /var/lib; do
+for directory in /opt /etc/cni /etc/systemd/system /usr/local/bin /run /var/lib; do
     mkdir -p "$directory"
     mount -t tmpfs tmpfs "$directory"
 done
@@ -42,9 +43,20 @@ mkdir -p /run/work/dist
 cd /run/work
 ln -s "$PLUGIN" dist/portclaim
 ln -s "$CTL" dist/portclaimctl
-ln -s "$ROOT/conflist" conflist
 echo "$TEMPLATE" >service.yaml
 echo "$CLAIMS" >ports.json
+ln -s "$ROOT/conflist" "$ROOT/scripts" .
+mkdir /etc/cni/net.d
+cat >/etc/cni/net.d/10-mynet.conflist <<'END'
+{
+  "cniVersion": "1.0.0",
+  "name": "mynet",
+  "plugins": [
+    { "type": "bridge", "ipam": { "type": "host-local", "subnet": "10.88.0.0/16" } },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
+  ]
+}
+END
 echo 1 >/proc/sys/net/ipv4/ip_forward
 export CNI_CONTAINERID=abc CNI_NETNS=/run/netns/abc CNI_IFNAME=eth0
 CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{
@@ -54,13 +66,14 @@ CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{
 }'
 "#;
 
-/// The scripts are run by `scripts/test` itself; everything else is run here, in
-/// the order in which it stands.
+/// Scripts but for the installation are run by `scripts/test` itself; everything else
+/// is run here, in the order in which it stands.
 fn commands_run() {
     let commands: Vec<String> =
         blocks("sh").iter().flat_map(|b| b.lines()).map(str::to_owned).collect();
-    let (scripts, commands): (Vec<_>, Vec<_>) =
-        commands.into_iter().partition(|line| line.starts_with("scripts/"));
+    let (scripts, commands): (Vec<_>, Vec<_>) = commands
+        .into_iter()
+        .partition(|line| line.starts_with("scripts/") && !line.starts_with("scripts/install"));
     assert!(scripts.len() >= 3 && commands.len() >= 8, "{scripts:?} {commands:?}");
     for script in scripts {
         let path = Path::new(ROOT).join(&script);
@@ -76,6 +89,8 @@ fn commands_run() {
         .env("ROOT", ROOT)
         .env("TEMPLATE", &blocks("blade")[0])
         .env("CLAIMS", &blocks("jsonc")[0])
+        // Where the suite has it, is no folder of this node.
+        .env_remove("TMPDIR")
         .stdin(Stdio::null())
         .output()
         .unwrap();

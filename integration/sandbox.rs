@@ -30,20 +30,22 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 15] = [
     ("unshare", "util-linux"),
+    ("setpriv", "util-linux"),
     ("mount", "mount"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
-    ("setpriv", "util-linux"),
     ("script", "bsdutils"),
     ("tar", "tar"),
     ("containerd", "containerd"),
     ("ctr", "containerd"),
     ("runc", "runc"),
     ("podman", "podman"),
+    ("strip", "binutils"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Files without which no test means anything, and what to do about them.
