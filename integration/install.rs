@@ -1,5 +1,6 @@
 //! `scripts/install`, and what it leaves on a machine: files, conflists, units.
 
+mod kubernetes;
 mod machine;
 mod unit;
 
@@ -271,6 +272,10 @@ pub fn trials() -> Vec<Trial> {
         ("root", another_root_is_all_that_changes),
         ("refusals", refusals_change_nothing),
     ];
-    let areas = [crate::trials("install", tests), crate::trials("install", unit::TESTS)];
+    let areas = [
+        crate::trials("install", tests),
+        crate::trials("install", unit::TESTS),
+        crate::trials("install", kubernetes::TESTS),
+    ];
     areas.into_iter().flatten().collect()
 }

@@ -105,7 +105,7 @@ impl Machine {
 }
 
 /// A folder with the two binaries under test, without what is for debuggers.
-fn binaries() -> &'static Path {
+pub fn binaries() -> &'static Path {
     static STRIPPED: OnceLock<TempDir> = OnceLock::new();
     let folder = STRIPPED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -51,6 +51,7 @@ fn they_do_what_they_are_for() {
         panic!()
     };
     let [gc] = &*commands(&machine, "portclaim-gc.service", "ExecStart") else { panic!() };
+    assert_eq!(restore, "/usr/local/bin/portclaimctl restore");
     // At boot, there may be nothing yet.
     execute(&machine, restore);
     execute(&machine, gc);
