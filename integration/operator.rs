@@ -1,6 +1,7 @@
 //! What the operator does when something is wrong: `check`, `restore`, `gc`,
 //! `release`, `reset` and `doctor`, with all that they print.
 
+mod accept;
 mod check;
 mod collect;
 mod doctor;
@@ -87,6 +88,7 @@ type Test = (&'static str, fn());
 
 pub fn trials() -> Vec<Trial> {
     let areas = [
+        crate::trials("operator", accept::TESTS),
         crate::trials("operator", check::TESTS),
         crate::trials("operator", restore::TESTS),
         crate::trials("operator", collect::TESTS),

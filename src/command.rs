@@ -190,6 +190,7 @@ pub fn options(settings: &Settings) -> Result<nat::Options, Error> {
         masq_all: settings.masq_all,
         conditions_v4: nat::condition::parse_v4(&settings.conditions_v4)?,
         conditions_v6: nat::condition::parse_v6(&settings.conditions_v6)?,
+        marks: !settings.accept_in.is_empty(),
         lineage: 0,
     })
 }

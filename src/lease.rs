@@ -7,6 +7,7 @@ mod address;
 mod attachment;
 mod claim;
 mod excerpt;
+mod foreign_chain;
 mod group;
 mod module;
 mod name;
@@ -19,6 +20,7 @@ pub use address::{ContainerAddresses, HostAddress, ParseHostAddressError};
 pub use attachment::{Attachment, Pod};
 pub use claim::{Claim, ClaimKey};
 pub use excerpt::Excerpt;
+pub use foreign_chain::{ForeignChain, ForeignFamily, ParseForeignChainError};
 pub use group::{Group, NamespaceGlob, Strategy, admits};
 pub use module::{Endpoint, ModuleLease, Owner, ParseEndpointError};
 pub use name::{

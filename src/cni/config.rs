@@ -28,7 +28,9 @@ use keys::{Keys, duration, number, ports, wrong};
 pub use static_ports::{Allowed, StaticPorts, StaticRule};
 
 use super::{CniVersion, JsonError, PrevResult, STDIN_LIMIT, json};
-use crate::lease::{ContainerId, Excerpt, Group, GroupName, InterfaceName, NetworkName, PortSet};
+use crate::lease::{
+    ContainerId, Excerpt, ForeignChain, Group, GroupName, InterfaceName, NetworkName, PortSet,
+};
 
 /// What each verb reads; made by [`Config::parse`].
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub struct Settings {
     pub conditions_v4: Vec<String>,
     /// The same for IPv6.
     pub conditions_v6: Vec<String>,
+    /// The chains of others that are to let pass what is forwarded.
+    pub accept_in: Vec<ForeignChain>,
 }
 
 /// What becomes of a static port on which a process of the host listens.
@@ -91,7 +95,8 @@ pub struct Logging {
 
 /// The keys of a plugin's configuration that the specification or the runtime
 /// owns, and those read here: any other has no effect.
-const KNOWN_KEYS: [&str; 34] = [
+const KNOWN_KEYS: [&str; 35] = [
+    "acceptIn",
     "args",
     "backend",
     "capabilities",
@@ -260,6 +265,11 @@ impl Config {
             masq_all: keys.flag("masqAll")?.unwrap_or(false),
             conditions_v4: keys.conditions("conditionsV4")?,
             conditions_v6: keys.conditions("conditionsV6")?,
+            accept_in: keys
+                .value("acceptIn")?
+                .map(|value| keys::chains("acceptIn", &value))
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 

@@ -287,7 +287,11 @@ fn carry_out(
     forwarding: &Forwarding,
 ) -> Result<(), Error> {
     match &change.anew {
-        Some(forwardings) => rebuild(node, table, forwardings)?,
+        Some(forwardings) => {
+            rebuild(node, table, forwardings)?;
+            // Whoever has flushed the table may have flushed others too.
+            accept_in_chains_of_others(node, settings);
+        }
         None => match node.nat.change(table, &[], &change.add) {
             // A reload of the host's firewall came in between.
             Err(_) if !node.nat.is_intact(table)? => {
@@ -314,6 +318,25 @@ fn carry_out(
 fn rebuild(node: &mut Node, table: &Table, forwardings: &[Forwarding]) -> Result<(), Error> {
     log::info!("making table {} anew", table.name());
     Ok(node.nat.rebuild(table, forwardings)?)
+}
+
+/// What cannot be done there does not keep a container from starting: `restore` and
+/// `doctor` tell of it.
+fn accept_in_chains_of_others(node: &mut Node, settings: &Settings) {
+    for chain in &settings.accept_in {
+        let accepted = match node.nat.accepts(chain) {
+            Ok(Some(false)) => node.nat.accept(chain),
+            Ok(Some(true)) => Ok(()),
+            Ok(None) => {
+                log::warn!("chain {chain}, which acceptIn names, is not there");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = accepted {
+            log::warn!("{}", Error::from(error).with_causes());
+        }
+    }
 }
 
 /// Puts back what was there before, in the order of a DEL and an ADD.

@@ -16,7 +16,7 @@ use std::{
 use super::{Error, module, operate::Operator, release};
 use crate::{
     host,
-    lease::{Forwarding, InterfaceName, ModuleLease, NetworkName, Owner, Pod},
+    lease::{ForeignChain, Forwarding, InterfaceName, ModuleLease, NetworkName, Owner, Pod},
     nat::{self, Difference, Element, Table, elements, network_of},
     publish::{self, Publication},
     store::View,
@@ -35,6 +35,8 @@ pub enum Kind {
     Foreign,
     /// `route_localnet` is off for a link that needs it.
     Link,
+    /// A chain of others does not let pass what it should.
+    Chain,
     /// A published file is not there, or says something else.
     File,
     /// Files are published for who holds nothing.
@@ -51,6 +53,7 @@ impl Kind {
             Self::Wrong => "wrong-element",
             Self::Foreign => "foreign-element",
             Self::Link => "link",
+            Self::Chain => "chain",
             Self::File => "file",
             Self::ForeignFile => "foreign-file",
         }
@@ -112,6 +115,10 @@ pub(super) struct Projection {
     pub(super) closed_links: BTreeMap<InterfaceName, NetworkName>,
     /// Links that leases name and the host does not have.
     pub(super) absent_links: BTreeSet<InterfaceName>,
+    /// Chains of others that do not let pass what is forwarded, and should.
+    pub(super) closed_chains: Vec<ForeignChain>,
+    /// Those of them that are not there.
+    pub(super) absent_chains: Vec<ForeignChain>,
     pub(super) folders: Vec<ComparedFolder>,
 }
 
@@ -196,6 +203,13 @@ impl Operator<'_> {
                 table: Table::named(name, &options),
             });
         }
+        for chain in self.accept_in()? {
+            match self.node.nat.accepts(&chain)? {
+                Some(true) => {}
+                Some(false) => projection.closed_chains.push(chain),
+                None => projection.absent_chains.push(chain),
+            }
+        }
         projection.look_at_files(&self.node.run_dir, forwardings, &leases.module_leases()?)?;
         Ok(projection)
     }
@@ -278,6 +292,12 @@ impl Projection {
                 "route_localnet of link {link} is off: 127.0.0.1 does not lead to containers"
             ),
         }));
+        findings.extend(self.closed_chains.iter().map(|chain| Finding {
+            kind: Kind::Chain,
+            network: None,
+            owner: None,
+            text: format!("chain {chain} does not accept what is forwarded"),
+        }));
         for folder in &self.folders {
             match folder {
                 ComparedFolder::Faulty(faulty) => {
@@ -318,6 +338,9 @@ impl Projection {
         }
         for link in &self.absent_links {
             notes.push(format!("link {link}, behind which leases are, is not there"));
+        }
+        for chain in &self.absent_chains {
+            notes.push(format!("chain {chain}, which acceptIn names, is not there"));
         }
         notes
     }

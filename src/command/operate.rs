@@ -1,7 +1,7 @@
 //! What the node's operator does beside the runtime: the same store, lock and
 //! rules as the plugin's calls.
 
-use std::{ffi::OsStr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, ffi::OsStr, path::PathBuf, time::Duration};
 
 use super::{Error, Node, STORE_WORK, options, release::Context};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         config::{self, Settings},
     },
     host,
-    lease::NetworkName,
+    lease::{ForeignChain, NetworkName},
     nat::{self, Nat, Table},
     store::{Moment, Store},
 };
@@ -67,6 +67,15 @@ impl<'a> Operator<'a> {
             tables.retain(|name| name != table.name());
         }
         Ok(tables)
+    }
+
+    /// The chains of others that are to let pass what is forwarded, each once.
+    pub(super) fn accept_in(&self) -> Result<BTreeSet<ForeignChain>, Error> {
+        let mut chains = BTreeSet::new();
+        for config in self.configs {
+            chains.extend(config.settings()?.accept_in);
+        }
+        Ok(chains)
     }
 
     pub(super) fn context(&self) -> Context<'a> {

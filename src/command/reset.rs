@@ -2,7 +2,7 @@
 //! where the store cannot be read. It is the way out of error 105.
 //!
 //! ```text
-//! LOCK → sysctl → nft: all tables → conntrack → files → store set aside
+//! LOCK → sysctl → nft: all tables → chains of others, conntrack → files → store set aside
 //! ```
 //!
 //! Killed at any moment, it leaves a store that has moved or has not, and the next
@@ -17,7 +17,7 @@ use std::{
 use super::{Error, log_forgotten, module, operate::Operator};
 use crate::{
     host,
-    lease::{Forwarding, InterfaceName, ModuleLease},
+    lease::{ForeignChain, Forwarding, InterfaceName, ModuleLease},
     publish,
     store::{Lock, StoreError},
 };
@@ -27,6 +27,8 @@ use crate::{
 pub struct Inhabitants {
     /// The tables, by their names in the family `inet`.
     pub tables: Vec<String>,
+    /// The chains of others that have a rule of ours.
+    pub chains: Vec<ForeignChain>,
     /// What is held; none where the store cannot be read.
     pub forwardings: Option<Vec<Forwarding>>,
     /// What modules hold.
@@ -42,6 +44,8 @@ pub struct Inhabitants {
 pub struct Reset {
     /// The tables that are gone.
     pub tables: Vec<String>,
+    /// The chains of others that have no rule of ours any more.
+    pub chains: Vec<ForeignChain>,
     /// How many leases were given back; none where the store could not be read.
     pub leases: Option<usize>,
     /// How many claims are kept.
@@ -79,7 +83,14 @@ impl Operator<'_> {
                 kept.map(|module| publish::module_folder(&self.node.run_dir, module)).collect();
             folders.retain(|folder| !kept.contains(folder));
         }
-        Ok(Inhabitants { tables, forwardings, modules, claims, folders })
+        let mut chains = Vec::new();
+        // Configurations that are wrong must not keep anybody from this.
+        for chain in self.accept_in().unwrap_or_default() {
+            if self.node.nat.accepts(&chain)? == Some(true) {
+                chains.push(chain);
+            }
+        }
+        Ok(Inhabitants { tables, chains, forwardings, modules, claims, folders })
     }
 
     /// Removes everything, but for the claims and what modules hold, where those are to
@@ -96,7 +107,7 @@ impl Operator<'_> {
             // Before anything is changed: where they cannot be read, they cannot be kept.
             self.node.store.read()?.claims()?;
         }
-        let Inhabitants { tables, forwardings, modules, folders, .. } =
+        let Inhabitants { tables, chains, forwardings, modules, folders, .. } =
             self.inhabitants(keeps_claims)?;
         let mut reset = Reset {
             leases: forwardings.as_ref().map(|all| all.iter().map(|held| held.leases.len()).sum()),
@@ -123,6 +134,12 @@ impl Operator<'_> {
         }
         self.node.nat.delete(&tables)?;
         reset.tables = tables;
+        for chain in chains {
+            match self.node.nat.accept_no_more(&chain) {
+                Ok(()) => reset.chains.push(chain),
+                Err(error) => reset.errors.push(error.into()),
+            }
+        }
         log_forgotten(host::forget_own(&forwardings));
         if !keeps_claims {
             let forwarded: Vec<_> = modules.iter().filter_map(ModuleLease::forwarding).collect();

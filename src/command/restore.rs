@@ -2,7 +2,7 @@
 //! says, for all networks.
 //!
 //! ```text
-//! LOCK → compare → nft: one transaction for all tables → sysctl → conntrack → files
+//! LOCK → compare → nft: one transaction for all tables → chains of others, sysctl → conntrack → files
 //! ```
 //!
 //! Only what differs is touched, so that a second call has nothing to do. Killed at
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     host,
-    lease::{Forwarding, InterfaceName, NetworkName},
+    lease::{ForeignChain, Forwarding, InterfaceName, NetworkName},
     nat::Table,
     publish,
     store::View,
@@ -28,6 +28,8 @@ pub struct Restoration {
     pub tables: Vec<RestoredTable>,
     /// The links whose `route_localnet` is on again.
     pub links: Vec<InterfaceName>,
+    /// The chains of others that let pass what is forwarded again.
+    pub opened: Vec<ForeignChain>,
     /// The folders whose files are what they should be again.
     pub published: Vec<PathBuf>,
     /// The folders of containers that hold nothing, and whose files are gone.
@@ -58,6 +60,7 @@ impl Operator<'_> {
         let projection = self.project(&leases)?;
         let links = projection.closed_links.keys().cloned().collect();
         let mut restoration = restoration(&projection);
+        restoration.opened.clone_from(&projection.closed_chains);
         for folder in &projection.folders {
             match folder {
                 ComparedFolder::Faulty(faulty) => {
@@ -98,6 +101,12 @@ impl Operator<'_> {
         for link in projection.closed_links.into_keys() {
             match host::enable_route_localnet(&link) {
                 Ok(()) => restoration.links.push(link),
+                Err(error) => restoration.errors.push(error.into()),
+            }
+        }
+        for chain in projection.closed_chains {
+            match self.node.nat.accept(&chain) {
+                Ok(()) => restoration.opened.push(chain),
                 Err(error) => restoration.errors.push(error.into()),
             }
         }

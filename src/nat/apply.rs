@@ -56,6 +56,19 @@ pub enum NatError {
         /// How it ended.
         status: ExitStatus,
     },
+    /// The program is not installed.
+    #[error("cannot find {0} in PATH, /usr/sbin, /sbin or /usr/local/sbin")]
+    IptablesNotFound(&'static str),
+    /// iptables or the kernel refused.
+    #[error("{program}: {message} ({status})")]
+    IptablesFailed {
+        /// Its name.
+        program: &'static str,
+        /// The first lines of what it printed.
+        message: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
     /// The kernel could not be asked.
     #[error("cannot {what} by netlink")]
     Netlink {
@@ -399,12 +412,17 @@ impl Nat {
 
     pub(super) fn program(&mut self) -> Result<&Path, NatError> {
         if self.program.is_none() {
-            self.program = program::find(self.path.as_deref());
+            self.program = self.find(program::NFT);
         }
         self.program.as_deref().ok_or(NatError::NftNotFound)
     }
 
-    fn run(
+    /// A program, by its name.
+    pub(super) fn find(&self, name: &str) -> Option<PathBuf> {
+        program::find(name, self.path.as_deref())
+    }
+
+    pub(super) fn run(
         &mut self,
         transaction: &Nftables<'_>,
         check: bool,
@@ -448,7 +466,7 @@ pub(super) fn show(data: &[u8]) -> String {
 }
 
 /// The first lines of what nft printed, in one.
-fn quote(printed: &[u8]) -> String {
+pub(super) fn quote(printed: &[u8]) -> String {
     let text = String::from_utf8_lossy(printed);
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut quoted: String = lines.take(QUOTED_LINES).collect::<Vec<_>>().join("; ");

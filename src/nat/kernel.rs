@@ -28,6 +28,7 @@ const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
 const RULE_USERDATA: u16 = 7;
 const LIST_TABLE: u16 = 1;
 const LIST_SET: u16 = 2;
@@ -86,9 +87,24 @@ pub(super) fn chains(socket: &mut Socket) -> io::Result<Vec<HeldChain>> {
     })
 }
 
+/// A rule as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeldRule {
+    pub(super) chain: String,
+    pub(super) comment: String,
+    /// By which it is deleted.
+    pub(super) handle: u32,
+}
+
 /// The chain and comment of every rule of a table; none when there is no table.
 pub(super) fn rules(socket: &mut Socket, table: &str) -> io::Result<Vec<(String, String)>> {
-    let mut request = Request::new(GET_RULE, 0, &HEADER);
+    let rules = rules_of(socket, HEADER[0], table)?;
+    Ok(rules.into_iter().map(|rule| (rule.chain, rule.comment)).collect())
+}
+
+/// The rules of a table of this family (`NFPROTO_*`).
+pub(super) fn rules_of(socket: &mut Socket, family: u8, table: &str) -> io::Result<Vec<HeldRule>> {
+    let mut request = Request::new(GET_RULE, 0, &[family, 0, 0, 0]);
     request.text(RULE_TABLE, table);
     socket.dump(&request, |message| {
         let attributes = message.attributes(HEADER.len());
@@ -97,7 +113,11 @@ pub(super) fn rules(socket: &mut Socket, table: &str) -> io::Result<Vec<(String,
         }
         let chain = attributes.text(RULE_CHAIN).unwrap_or_default().to_owned();
         let comment = attributes.find(RULE_USERDATA).and_then(comment).unwrap_or_default();
-        Some((chain, comment.to_owned()))
+        // 64 bits on the wire, of which nftables' JSON has 32.
+        let handle =
+            attributes.find(RULE_HANDLE).and_then(|bytes| bytes.get(4..8)?.try_into().ok());
+        let handle = handle.map(u32::from_be_bytes).unwrap_or_default();
+        Some(HeldRule { chain, comment: comment.to_owned(), handle })
     })
 }
 

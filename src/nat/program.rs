@@ -22,15 +22,16 @@ use rustix::{
 /// Where nft is when `PATH` does not lead to it: a runtime may start plugins
 /// without one, or without the directories for root.
 const USUAL_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
-const NAME: &str = "nft";
+/// Its name.
+pub(super) const NFT: &str = "nft";
 
-/// The program, by the absolute directories of `path` (a `PATH`) and the usual ones.
-pub(super) fn find(path: Option<&OsStr>) -> Option<PathBuf> {
+/// A program, by the absolute directories of `path` (a `PATH`) and the usual ones.
+pub(super) fn find(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     let given = path.map(std::env::split_paths).into_iter().flatten();
     given
         .chain(USUAL_DIRECTORIES.map(PathBuf::from))
         .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(NAME))
+        .map(|directory| directory.join(name))
         .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
 }
 

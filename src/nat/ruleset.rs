@@ -9,6 +9,7 @@
 //! host ─────────────────────── … kube-proxy … ───── output ┘
 //!
 //! after dnat: postrouting ─ masquerading ─ forwarded ─ masquerade
+//! with acceptIn: forward ─ mark ─ … the chains of others …
 //! ```
 //!
 //! - `prerouting` and `output` run after kube-proxy's chains, so that services
@@ -22,6 +23,9 @@
 //! - `forwarded` lets connections to endpoints in this table pass only, so that
 //!   other tables' DNAT keeps its source addresses. It comes last: the packets
 //!   of most flows need no masquerading, which costs less to find out.
+//!
+//! - `forward` marks the packets of connections to endpoints in this table, both ways,
+//!   for chains of others that are told to let them pass (`acceptIn`).
 //!
 //! Limits:
 //! - `[::1]:PORT` on the host is refused, not forwarded: IPv6 has nothing like
@@ -41,11 +45,11 @@
 use nftables::{
     batch::Batch,
     expr::{
-        self, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload,
-        PayloadField, Prefix,
+        self, BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey,
+        NamedExpression, Payload, PayloadField, Prefix,
     },
     schema::{self, Chain, NfListObject, Nftables, Rule, SetTypeValue},
-    stmt::{Counter, JumpTarget, Match, NAT, NATFamily, Operator, Statement},
+    stmt::{Counter, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, Statement},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
 };
 
@@ -59,8 +63,14 @@ use crate::lease::NetworkName;
 const RAW_PRIORITY: i32 = -300;
 /// After kube-proxy's, which are at dstnat (-100).
 const DNAT_PRIORITY: i32 = -90;
+/// Before `mangle` (-150), and whatever others drop at.
+const FORWARD_PRIORITY: i32 = -160;
+/// The bit of the packet mark by which others know what is forwarded here. Not
+/// portmap's (13), kube-proxy's (14, 15) or Calico's (16 and above).
+pub(super) const ACCEPT_MARK: u32 = 1 << 12;
 /// `srcnat`.
 const SNAT_PRIORITY: i32 = 100;
+const FORWARD: &str = "forward";
 /// `NFT_NAME_MAXLEN` without the NUL.
 const NAME_LENGTH: usize = 255;
 const NAME_PREFIX: &str = "portclaim_";
@@ -78,6 +88,8 @@ pub struct Options {
     pub conditions_v4: Vec<Condition>,
     /// What must hold, besides, for IPv6 packets to be forwarded.
     pub conditions_v6: Vec<Condition>,
+    /// Mark what is forwarded, for chains of others.
+    pub marks: bool,
     /// A number that changes when what the table holds is no longer to be
     /// trusted: a table made under another one is not intact.
     pub lineage: u64,
@@ -194,6 +206,10 @@ impl Table {
             self.chain("masquerading"),
             self.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SNAT_PRIORITY),
         ]);
+        if self.rules.iter().any(|rule| rule.chain == FORWARD) {
+            let (kind, hook) = (NfChainType::Filter, NfHook::Forward);
+            objects.push(self.base_chain(FORWARD, kind, hook, FORWARD_PRIORITY));
+        }
         objects.extend(self.rules.iter().map(|rule| {
             NfListObject::Rule(Rule {
                 family: NfFamily::INet,
@@ -296,7 +312,7 @@ pub fn network_of(table: &str) -> Option<NetworkName> {
     (name(network.as_str()) == table).then_some(network)
 }
 
-/// Every rule, chain by chain.
+/// Every rule, chain by chain, in the order of the chains.
 fn rules(options: &Options) -> Vec<Line> {
     let mut rules = Vec::new();
     let mut rule = |chain, comment: &str, statements| {
@@ -337,20 +353,31 @@ fn rules(options: &Options) -> Vec<Line> {
             rule(chain, "to the host itself", statements);
         }
     }
-    if !options.snat {
-        return rules;
+    if options.snat {
+        for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
+            let mut endpoint = vec![payload(header, "daddr")];
+            endpoint.extend(transport());
+            let masquerade = Statement::Masquerade(None);
+            rule("forwarded", "by this table", vec![is(concat(endpoint), member(set)), masquerade]);
+        }
+        for (comment, condition) in masquerading(options) {
+            let statements = condition.into_iter().chain([jump("forwarded")]).collect();
+            rule("masquerading", comment, statements);
+        }
+        rule("postrouting", "forwarded", vec![is_dnat(), jump("masquerading")]);
     }
-    for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
-        let mut endpoint = vec![payload(header, "daddr")];
-        endpoint.extend(transport());
-        let masquerade = Statement::Masquerade(None);
-        rule("forwarded", "by this table", vec![is(concat(endpoint), member(set)), masquerade]);
+    if options.marks {
+        for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
+            for (comment, address, port) in
+                [("to an endpoint", "daddr", "dport"), ("from an endpoint", "saddr", "sport")]
+            {
+                let endpoint =
+                    vec![payload(header, address), meta(MetaKey::L4proto), payload("th", port)];
+                let statements = vec![is_dnat(), is(concat(endpoint), member(set)), mark()];
+                rule(FORWARD, comment, statements);
+            }
+        }
     }
-    for (comment, condition) in masquerading(options) {
-        let statements = condition.into_iter().chain([jump("forwarded")]).collect();
-        rule("masquerading", comment, statements);
-    }
-    rule("postrouting", "forwarded", vec![is_dnat(), jump("masquerading")]);
     rules
 }
 
@@ -439,6 +466,14 @@ fn not(left: Expression<'static>, right: Expression<'static>) -> Statement<'stat
 fn is_local() -> Statement<'static> {
     let fib = Fib { result: FibResult::Type, flags: [FibFlag::Daddr].into() };
     is(Expression::Named(NamedExpression::Fib(fib)), text("local"))
+}
+
+/// `meta mark set meta mark | ACCEPT_MARK`
+fn mark() -> Statement<'static> {
+    let mark = || meta(MetaKey::Mark);
+    let marked = BinaryOperation::OR(vec![mark(), Expression::Number(ACCEPT_MARK)]);
+    let value = Expression::BinaryOperation(Box::new(marked));
+    Statement::Mangle(Mangle { key: mark(), value })
 }
 
 fn is_dnat() -> Statement<'static> {

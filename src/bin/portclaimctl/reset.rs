@@ -27,6 +27,9 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
     for table in &there.tables {
         writeln!(out, "to remove: table inet {table}")?;
     }
+    for chain in &there.chains {
+        writeln!(out, "to remove: the rule of portclaim in chain {chain}")?;
+    }
     match &there.forwardings {
         None => writeln!(out, "to set aside: the database, which cannot be read")?,
         Some(held) => {
@@ -55,6 +58,9 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
     let done = operator.reset(options.keep_claims).map_err(site::advised)?;
     for table in &done.tables {
         writeln!(out, "removed table inet {table}")?;
+    }
+    for chain in &done.chains {
+        writeln!(out, "removed the rule of portclaim in chain {chain}")?;
     }
     for folder in &done.folders {
         writeln!(out, "removed {}", folder.display())?;

@@ -27,6 +27,9 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
             writeln!(out, "table inet {name} is as it should be: {leases} leases")?;
         }
     }
+    for chain in &done.opened {
+        writeln!(out, "{} what is forwarded in chain {chain}", verb("accepted", "would accept"))?;
+    }
     for link in &done.links {
         writeln!(out, "{} route_localnet of link {link}", verb("turned on", "would turn on"))?;
     }
@@ -39,7 +42,11 @@ pub fn run(out: &mut impl Write, options: &Options, site: &Site) -> anyhow::Resu
     for note in &done.notes {
         writeln!(out, "note: {note}")?;
     }
-    if done.tables.is_empty() && done.published.is_empty() && done.withdrawn.is_empty() {
+    if done.tables.is_empty()
+        && done.opened.is_empty()
+        && done.published.is_empty()
+        && done.withdrawn.is_empty()
+    {
         writeln!(out, "there is nothing to restore")?;
     }
     Ok(site::report(&done.errors))

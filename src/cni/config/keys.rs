@@ -6,7 +6,8 @@ use serde_json::{Value, value::RawValue};
 
 use super::{ConfigError, JsonError};
 use crate::lease::{
-    Excerpt, NamespaceGlob, ParseNameError, ParsePortError, PortSet, Protocol, Protocols,
+    Excerpt, ForeignChain, NamespaceGlob, ParseForeignChainError, ParseNameError, ParsePortError,
+    PortSet, Protocol, Protocols,
 };
 
 const MAX_CONDITIONS: usize = 64;
@@ -155,6 +156,25 @@ pub(super) fn namespaces(key: &str, value: &Value) -> Result<Vec<NamespaceGlob>,
         })
     });
     globs.collect()
+}
+
+pub(super) fn chains(key: &str, value: &Value) -> Result<Vec<ForeignChain>, ConfigError> {
+    let Some(chains) = value.as_array() else {
+        return Err(wrong(
+            key,
+            value,
+            "an array of chains like \"inet filter forward\" is allowed",
+        ));
+    };
+    let chains = chains.iter().enumerate().map(|(at, chain)| {
+        let parsed = chain.as_str().unwrap_or_default().parse();
+        parsed.map_err(|reason: ParseForeignChainError| ConfigError::Reason {
+            key: format!("{key}[{at}]"),
+            value: shown(chain),
+            reason: reason.to_string(),
+        })
+    });
+    chains.collect()
 }
 
 pub(super) fn shown(value: &Value) -> Excerpt {

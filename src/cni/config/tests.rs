@@ -45,6 +45,16 @@ fn null_is_like_absent() {
 #[test]
 fn wrong_values_are_refused_with_key_value_and_what_is_allowed() {
     for (keys, message) in [
+        (
+            r#","acceptIn":"inet filter forward""#,
+            "acceptIn is \"inet filter forward\": an array of chains like \"inet filter forward\" is \
+             allowed",
+        ),
+        (
+            r#","acceptIn":["inet filter forward","forward"]"#,
+            "acceptIn[1] is \"forward\": chains like \"inet TABLE CHAIN\", \"ip TABLE CHAIN\", \
+             \"ip6 TABLE CHAIN\", \"iptables CHAIN\" and \"ip6tables CHAIN\" are allowed",
+        ),
         (r#","formerly":"other""#, "formerly is \"other\": \"portmap\" is allowed"),
         (r#","snat":"yes""#, "snat is \"yes\": true or false is allowed"),
         (r#","exclude":80"#, "exclude is 80: a text like \"7000-7999,8443\" is allowed"),

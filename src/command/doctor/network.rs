@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{ConflistFile, Diagnoses, Operator};
-use crate::{cni::ConflistFault, host};
+use crate::{cni::ConflistFault, host, nat::Chain};
 
 pub(super) fn look_at_conflists(found: &mut Diagnoses, conflists: &[ConflistFile]) {
     const CHECK: &str = "conflist";
@@ -99,6 +99,43 @@ impl Operator<'_> {
         }
     }
 
+    /// A chain that drops forwarded packets, unless it is told to accept ours.
+    fn look_at_chain(&mut self, found: &mut Diagnoses, check: &'static str, chain: &Chain) {
+        // What nft changes in a table of iptables, iptables does not understand any more.
+        let is_of_iptables = chain.table == "filter" && chain.name == "FORWARD";
+        let name = match (chain.family, is_of_iptables) {
+            ("ip", true) => "iptables FORWARD".to_owned(),
+            ("ip6", true) => "ip6tables FORWARD".to_owned(),
+            _ => format!("{} {} {}", chain.family, chain.table, chain.name),
+        };
+        let text = format!(
+            "chain {} of table {} {} drops what it does not accept",
+            chain.name, chain.family, chain.table
+        );
+        let Some(accept_in) = found.read(check, self.accept_in()) else { return };
+        let Some(foreign) = accept_in.iter().find(|foreign| foreign.to_string() == name) else {
+            let pass = match chain.family {
+                _ if !is_of_iptables => "ct status dnat accept",
+                "ip6" => "ip6tables --insert FORWARD -m conntrack --ctstate DNAT -j ACCEPT",
+                _ => "iptables --insert FORWARD -m conntrack --ctstate DNAT -j ACCEPT",
+            };
+            found.warn(
+                check,
+                text,
+                format!(
+                    "let forwarded connections through there: {pass}; or set \"acceptIn\" of \
+                     portclaim to [\"{name}\"], and call portclaimctl restore"
+                ),
+            );
+            return;
+        };
+        match found.read(check, self.node.nat.accepts(foreign)) {
+            Some(Some(true)) => found.ok(check, format!("{text}, and accepts what is forwarded")),
+            Some(_) => found.fail(check, text, "portclaimctl restore, for acceptIn names it"),
+            None => {}
+        }
+    }
+
     /// Whoever may drop what is forwarded, or forward the same port elsewhere.
     pub(super) fn look_at_others(&mut self, found: &mut Diagnoses, conflists: &[ConflistFile]) {
         const FIREWALL: &str = "firewall";
@@ -106,14 +143,7 @@ impl Operator<'_> {
         let before = found.0.len();
         if let Some(chains) = found.read(FIREWALL, self.node.nat.other_chains()) {
             for chain in chains.iter().filter(|chain| chain.is_of_forward && chain.drops) {
-                found.warn(
-                    FIREWALL,
-                    format!(
-                        "chain {} of table {} {} drops what it does not accept",
-                        chain.name, chain.family, chain.table
-                    ),
-                    "let forwarded connections through there: ct status dnat accept",
-                );
+                self.look_at_chain(found, FIREWALL, chain);
             }
             let has_chain = |start: &str| chains.iter().any(|chain| chain.name.starts_with(start));
             let has_table = |name: &str| chains.iter().any(|chain| chain.table == name);

@@ -125,6 +125,35 @@ fn options_are_listed_as_golden() {
 }
 
 #[test]
+fn what_is_forwarded_may_be_marked_for_others() {
+    private(|| {
+        for options in [snat(), Options::default()] {
+            let table = table(&Options { marks: true, ..options });
+            nat().rebuild(&table, []).unwrap();
+            assert!(nat().is_intact(&table).unwrap());
+        }
+        let lines = listed();
+        let (_, chain) = lines.split_once("chain forward {").unwrap();
+        let lines = chain
+            .lines()
+            .skip(1)
+            .take(5)
+            .map(|line| line.trim().split(" comment ").next().unwrap().to_owned());
+        let mark = "meta mark set meta mark | 0x00001000";
+        assert_eq!(
+            lines.collect::<Vec<_>>(),
+            [
+                "type filter hook forward priority mangle - 10; policy accept;".to_owned(),
+                format!("ct status dnat ip daddr . meta l4proto . th dport @forwarded4 {mark}"),
+                format!("ct status dnat ip saddr . meta l4proto . th sport @forwarded4 {mark}"),
+                format!("ct status dnat ip6 daddr . meta l4proto . th dport @forwarded6 {mark}"),
+                format!("ct status dnat ip6 saddr . meta l4proto . th sport @forwarded6 {mark}"),
+            ]
+        );
+    });
+}
+
+#[test]
 fn a_flushed_ruleset_is_noticed_and_rebuilt() {
     private(|| {
         let (table, web) = (table(&snat()), forwarding("web", 5, &["tcp 8080 80"]));
