@@ -40,6 +40,10 @@ enum Action {
         /// Where a conflist is not there, copy this one.
         #[arg(long, value_name = "FILE")]
         new: Option<PathBuf>,
+
+        /// Look whether that can be done, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Make conflists again what they were before portclaim.
     Remove {
@@ -51,9 +55,9 @@ enum Action {
 
 pub fn run(out: &mut impl Write, options: &Options) -> anyhow::Result<ExitCode> {
     match &options.action {
-        Action::Add { files, new } => {
+        Action::Add { files, new, dry_run } => {
             for file in files {
-                writeln!(out, "{}", add(file, new.as_deref())?)?;
+                writeln!(out, "{}", add(file, new.as_deref(), *dry_run)?)?;
             }
         }
         Action::Remove { files } => {
@@ -65,14 +69,17 @@ pub fn run(out: &mut impl Write, options: &Options) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns what was done.
-fn add(file: &Path, new: Option<&Path>) -> anyhow::Result<String> {
+/// Returns what was done, or would be.
+fn add(file: &Path, new: Option<&Path>, dry_run: bool) -> anyhow::Result<String> {
     let name = file.display();
     let Some(there) = existing(file)? else {
         let Some(new) = new else { bail!("there is no {name}") };
         let text = read(new)?;
         if site::parse(text.as_bytes(), new)?.is_empty() {
             bail!("{} has no plugin of type \"portclaim\"", new.display());
+        }
+        if dry_run {
+            return Ok(format!("{name} would be there"));
         }
         replace(&before(file), "", None)?;
         replace(file, &text, None)?;
@@ -83,6 +90,9 @@ fn add(file: &Path, new: Option<&Path>) -> anyhow::Result<String> {
     let Some(added) = added else { return Ok(format!("{name} has portclaim already")) };
     // What portmap is told may be nothing that portclaim takes.
     site::parse(added.as_bytes(), file)?;
+    if dry_run {
+        return Ok(format!("{name} would have portclaim"));
+    }
     let metadata = fs::metadata(&there).with_context(|| format!("cannot read {name}"))?;
     let backup = before(&there);
     replace(&backup, &text, Some(&metadata))?;
