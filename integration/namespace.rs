@@ -3,12 +3,14 @@
 use std::{
     fs::{self, File},
     io::Write as _,
+    net::{Ipv6Addr, UdpSocket},
     os::fd::AsFd as _,
     panic,
     path::PathBuf,
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -80,10 +82,17 @@ impl Namespace {
         self.enter(|| output(command, stdin))
     }
 
-    /// Runs `ip` inside with one command line after the other.
+    /// Runs `ip` inside with one command line after the other. Addresses that it adds can
+    /// be used afterwards.
     pub fn ip(&self, lines: &str) {
         let result = self.output(Command::new("ip").args(["-batch", "-"]), lines.as_bytes());
         assert!(result.status.success(), "ip {lines}: {}", String::from_utf8_lossy(&result.stderr));
+        let added = lines.lines().filter_map(|line| {
+            line.trim().strip_prefix("address add ")?.split('/').next()?.parse().ok()
+        });
+        for address in added {
+            self.enter(|| wait_for(address));
+        }
     }
 
     /// Runs `nft` inside on a text of commands and returns what it prints.
@@ -113,6 +122,16 @@ impl Drop for Namespace {
         if self.is_ours {
             let _ = Command::new("ip").args(["netns", "delete", &self.name]).status();
         }
+    }
+}
+
+/// The kernel makes IPv6 addresses usable behind one's back, also without looking for
+/// duplicates: while namespaces come and go, up to 35 ms later.
+fn wait_for(address: Ipv6Addr) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = UdpSocket::bind((address, 0)) {
+        assert!(Instant::now() < deadline, "{address}: {error}");
+        thread::yield_now();
     }
 }
 

@@ -103,6 +103,8 @@ fn name(socket: &mut Socket, index: u32) -> io::Result<Option<InterfaceName>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::netlink::namespace::{private, run};
 
@@ -119,6 +121,11 @@ mod tests {
             run("ip link set cni-0.1 up");
             run("ip address add 10.1.0.1/24 dev cni-0.1");
             run("ip address add fd00::1/64 dev cni-0.1 nodad");
+            // The kernel adds its local route behind one's back.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while run("ip -6 route show table local fd00::1").is_empty() {
+                assert!(Instant::now() < deadline, "there is no route");
+            }
             run("ip route add 10.2.0.0/16 via 10.1.0.9");
             run("ip route add unreachable 10.3.0.0/16");
             run("ip route add blackhole 10.4.0.0/16");
