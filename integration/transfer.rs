@@ -193,9 +193,6 @@ fn pages_and_completions() {
     let manual = ctl(&node, "manual --output man");
     assert_eq!(manual.succeeded(), "");
     let pages = Node::files(node.folder("man").as_ref());
-    for page in ["portclaimctl.1", "portclaimctl-list.1", "portclaimctl-allocate.1"] {
-        assert!(pages.iter().any(|name| name == page), "{pages:?}");
-    }
     let help = ctl(&node, "--help");
     let commands = help.succeeded().split("Commands:\n").nth(1).unwrap();
     let commands: Vec<_> = commands
@@ -205,7 +202,11 @@ fn pages_and_completions() {
         .map(|line| line.split_whitespace().next().unwrap().to_owned())
         .filter(|name| name != "help")
         .collect();
-    assert_eq!(pages.len(), commands.len() + 1, "{pages:?} {commands:?}");
+    assert!(commands.len() > 20, "{commands:?}");
+    for command in &commands {
+        let page = format!("portclaimctl-{command}.1");
+        assert!(pages.contains(&page), "{page} in {pages:?}");
+    }
     let first = ctl(&node, "manual");
     assert!(first.succeeded().contains(".SH NAME\nportclaimctl"), "{first:?}");
     for shell in ["bash", "zsh", "fish"] {

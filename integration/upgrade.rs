@@ -106,7 +106,10 @@ fn replaced_at_work() {
     let plugin = folder.join("portclaim");
     let replace = |plugin: &PathBuf| {
         let new = plugin.with_extension("new");
-        fs::copy(env!("CARGO_BIN_EXE_portclaim"), &new).unwrap();
+        // By a process of its own: what a thread writes here, the child of another one
+        // may still have open, and then it cannot be executed.
+        let copy = [Path::new(env!("CARGO_BIN_EXE_portclaim")), &new];
+        assert!(Command::new("cp").args(copy).status().unwrap().success());
         fs::rename(new, plugin).unwrap();
     };
     replace(&plugin);
