@@ -116,6 +116,14 @@ fn what_is_forwarded_gets_through() {
             assert!(!answers(from, PATIENCE).contains(&false), "{chain}");
         }
 
+        // What services of the host forward is as good.
+        let _beyond = Echo::start(&node.beyond, Protocol::Tcp, 25, "beyond");
+        let to = std::net::SocketAddr::from((Family::V4.beyond(), 25)).to_string();
+        let allocate = ["allocate", "--tcp", "1", "--owner", "mail1", "--to", &to];
+        let port: u16 = ctl(&node, &network, &allocate).succeeded().trim().parse().unwrap();
+        let answer = ask(&node.outside, Protocol::Tcp, (Family::V4.node(), port).into(), PATIENCE);
+        assert_eq!(answer.expect("it gets through").server, "beyond");
+
         // Not what was not asked for, and not what another forwards.
         node.host.nft(
             "table ip other { chain prerouting { type nat hook prerouting priority -100;

@@ -23,7 +23,10 @@ pub fn table(lineage: u64) -> Table {
     let not_loopback = ["ip", "daddr", "!=", "127.0.0.0/8"].map(str::to_owned);
     let conditions_v4 =
         nat::condition::parse_v4(&not_loopback).expect("the condition is one of nft's");
-    let options = nat::Options { snat: true, conditions_v4, lineage, ..nat::Options::default() };
+    // Marked whether or not a chain of others asks for it (`acceptIn`): modules are of no
+    // conflist's network.
+    let options =
+        nat::Options { snat: true, conditions_v4, marks: true, lineage, ..nat::Options::default() };
     Table::new(&NetworkName::modules(), &options)
 }
 
