@@ -4,7 +4,7 @@
 //! its ADD. CRI-O and podman call DEL with the conflist of the ADD, which libcni has
 //! kept for them; containerd with the one that is there now.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{fs, time::Duration};
 
 use libtest_mimic::Trial;
 use portclaim::{cni::conflist, lease::Protocol};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     chain::{Call, Container, Network},
     conflist::Chain,
+    namespace::write_program,
     node::{Family, Node},
     tool::ctl,
     traffic::{Echo, PATIENCE, SILENCE, ask, serve},
@@ -136,8 +137,7 @@ fn what_is_passed_on() {
     let script = |status| {
         let text =
             format!("#!/bin/sh\ncat >{}\necho $CNI_COMMAND\nexit {status}\n", read.display());
-        fs::write(&plugin, text).unwrap();
-        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&plugin, text.as_bytes());
     };
     script(0);
     del(&formerly, mappings()).succeeded();

@@ -6,7 +6,7 @@ use std::{
     net::{Ipv6Addr, UdpSocket},
     os::fd::AsFd as _,
     panic,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -145,6 +145,15 @@ pub fn output(command: &mut Command, stdin: &[u8]) -> Output {
         scope.spawn(move || drop(pipe.write_all(stdin)));
         child.wait_with_output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
     })
+}
+
+/// Puts an executable file in place, written by a process of its own: this one forks at
+/// any time, and a child that still has the file open for writing keeps it from being
+/// executed (ETXTBSY).
+pub fn write_program(path: &Path, content: &[u8]) {
+    let mut install = Command::new("install");
+    let result = output(install.args(["--mode=755", "/dev/stdin"]).arg(path), content);
+    assert!(result.status.success(), "{install:?}: {}", String::from_utf8_lossy(&result.stderr));
 }
 
 fn succeed(command: &mut Command) {

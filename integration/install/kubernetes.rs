@@ -10,7 +10,10 @@ use std::{
 use serde_json::Value;
 
 use super::{BEFORE, CONFLIST, INSTALLED, Machine, after, call, machine, machine::binaries};
-use crate::tool::{self, Ran};
+use crate::{
+    namespace::write_program,
+    tool::{self, Ran},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -43,7 +46,8 @@ fn image(machine: &Machine) -> PathBuf {
         // A folder, for links would lead out of what the container sees.
         fs::create_dir(image.join("dist")).unwrap();
         for binary in ["portclaim", "portclaimctl"] {
-            fs::copy(binaries().join(binary), image.join("dist").join(binary)).unwrap();
+            let content = fs::read(binaries().join(binary)).unwrap();
+            write_program(&image.join("dist").join(binary), &content);
         }
     }
     image

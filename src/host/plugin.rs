@@ -41,15 +41,20 @@ fn run(plugin: &Path, config: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::fs;
 
     use super::*;
 
     fn plugin(text: &str) -> (tempfile::TempDir, String) {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("other");
-        fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        // By a process of its own: a child of another test that still has the file open
+        // for writing would keep it from being executed.
+        let written = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$1\"; chmod +x \"$1\"", "sh"])
+            .args([file.as_os_str(), text.as_ref()])
+            .status();
+        assert!(written.unwrap().success());
         let path = format!("relative:/nowhere:{}", folder.path().display());
         (folder, path)
     }
