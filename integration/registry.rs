@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -58,7 +58,10 @@ impl Server {
     fn start(node: &Node, address: &str, more: &[&str]) -> Self {
         let listen = format!("{address}:0");
         let arguments = [&["serve", "--listen", &listen], more].concat();
-        let mut command = command(node, &network(), &arguments);
+        Self::spawn(node, &mut command(node, &network(), &arguments))
+    }
+
+    fn spawn(node: &Node, command: &mut Command) -> Self {
         command.stdout(Stdio::piped());
         let mut process = node.host.enter(|| command.spawn().unwrap());
         let mut line = String::new();
@@ -101,12 +104,7 @@ fn what_programs_read() {
     let node = &site.node;
     let mut command = node.command(std::path::Path::new(crate::see::fixture::CTL));
     command.args(["serve", "--listen", "127.0.0.1:0", "--external-address", "games.example"]);
-    command.args(site.options()).stdout(Stdio::piped());
-    let mut process = node.host.enter(|| command.spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let port = line.trim().trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();
-    let server = Server { process, port };
+    let server = Server::spawn(node, command.args(site.options()));
     let printed = |arguments: &[&str]| -> Value {
         serde_json::from_slice(&site.run(arguments).stdout).unwrap()
     };
