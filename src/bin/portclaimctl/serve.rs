@@ -52,8 +52,13 @@ impl App {
 }
 
 pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
-    let snapshots = snapshot::follow(site.clone())?;
     let shown = Arc::new(Shown::new(&options.address));
+    let snapshots = {
+        let shown = shown.clone();
+        snapshot::follow(site.clone(), move |before, after| {
+            events::describe(&shown, before, after)
+        })?
+    };
     let runtime = runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(async {

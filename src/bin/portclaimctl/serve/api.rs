@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    App, events,
+    App,
+    address::Shown,
+    events,
     query::{self, ParameterError, Parameters},
     snapshot::Snapshot,
 };
@@ -51,8 +53,8 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    pub fn of(app: &App, held: &Held<'a>) -> Self {
-        let (address, url) = (app.shown.of(held.lease), app.shown.url_of(held.lease));
+    pub fn of(shown: &Shown, held: &Held<'a>) -> Self {
+        let (address, url) = (shown.of(held.lease), shown.url_of(held.lease));
         Self { address, url, lease: held.document() }
     }
 }
@@ -77,7 +79,7 @@ async fn ports(
     let query = parameters.parse().map_err(IntoResponse::into_response)?;
     let snapshot = app.now();
     let (rows, total) = query.rows(&snapshot);
-    let entries: Vec<_> = rows.iter().map(|held| Entry::of(&app, held)).collect();
+    let entries: Vec<_> = rows.iter().map(|held| Entry::of(&app.shown, held)).collect();
     Ok(Json(json!({ "total": total, "ports": entries })))
 }
 
@@ -120,7 +122,7 @@ async fn own(
 fn entries(app: &App, snapshot: &Snapshot, is_meant: impl Fn(&Held<'_>) -> bool) -> Vec<Value> {
     let held = snapshot.holdings.iter();
     let held = held.flat_map(|owner| owner.leases().iter().map(move |lease| Held { lease, owner }));
-    let entry = |held: Held<'_>| serde_json::to_value(Entry::of(app, &held));
+    let entry = |held: Held<'_>| serde_json::to_value(Entry::of(&app.shown, &held));
     let entries = held.filter(is_meant).map(entry);
     entries.collect::<Result<_, _>>().expect("an entry can be written as JSON")
 }

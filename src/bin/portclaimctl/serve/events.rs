@@ -18,10 +18,12 @@ use axum::{
     },
 };
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 
 use super::{
     App,
+    address::Shown,
     api::{Entry, refusal},
     snapshot::Snapshot,
 };
@@ -56,27 +58,36 @@ pub async fn stream(State(app): State<App>) -> Response {
     match Place::take() {
         Some(place) => {
             let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-            Sse::new(changes_from_now(app, place)).keep_alive(keep_alive).into_response()
+            Sse::new(changes_from_now(app.snapshots, place)).keep_alive(keep_alive).into_response()
         }
         None => refusal(StatusCode::SERVICE_UNAVAILABLE, "there are too many event streams"),
     }
 }
 
-/// Each change of what is held; who is slow gets several as one.
-fn changes_from_now(app: App, place: Place) -> impl Stream<Item = Result<Event, Infallible>> {
-    let mut before: Option<Arc<Snapshot>> = None;
-    WatchStream::new(app.snapshots.clone()).filter_map(move |after| {
+/// Each change of what is held. Who is slow and has missed some is told to read anew.
+fn changes_from_now(
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    place: Place,
+) -> impl Stream<Item = Result<Event, Infallible>> {
+    let mut seen: Option<u64> = None;
+    WatchStream::new(snapshots).filter_map(move |snapshot| {
         let _place = &place;
-        let event = match &before {
+        let event = match seen {
             None => Some(Event::default().event("ready").data("{}")),
-            Some(before) => change(&app, before, &after),
+            Some(seen) if seen + 1 < snapshot.number => {
+                Some(Event::default().event("reset").data("{}"))
+            }
+            Some(_) => {
+                snapshot.change.as_ref().map(|change| Event::default().event("change").data(change))
+            }
         };
-        before = Some(after);
+        seen = Some(snapshot.number);
         event.map(Ok)
     })
 }
 
-fn change(app: &App, before: &Snapshot, after: &Snapshot) -> Option<Event> {
+/// What has changed, as JSON; nothing where the same is shown.
+pub fn describe(shown: &Shown, before: &Snapshot, after: &Snapshot) -> Option<String> {
     let all = Filter::default();
     let (before_rows, after_rows) = (rows(&before.holdings, &all), rows(&after.holdings, &all));
     let (gone, come) = changes(&before_rows, &after_rows);
@@ -84,8 +95,8 @@ fn change(app: &App, before: &Snapshot, after: &Snapshot) -> Option<Event> {
     if gone.is_empty() && come.is_empty() && !claims_differ {
         return None;
     }
-    let entries = |rows: &[_]| rows.iter().map(|held| Entry::of(app, held)).collect::<Vec<_>>();
-    let data =
+    let entries = |rows: &[_]| rows.iter().map(|held| Entry::of(shown, held)).collect::<Vec<_>>();
+    let change =
         json!({ "removed": entries(&gone), "added": entries(&come), "claims": claims_differ });
-    Some(Event::default().event("change").data(data.to_string()))
+    Some(change.to_string())
 }

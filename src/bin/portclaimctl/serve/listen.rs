@@ -20,6 +20,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -34,6 +35,8 @@ const CONNECTIONS: usize = 1024;
 const HEADERS: Duration = Duration::from_secs(5);
 /// The largest request line and headers, in bytes.
 const BUFFER: usize = 16 * 1024;
+/// How long a client may leave what it was sent unread.
+const UNREAD: Duration = Duration::from_secs(20);
 /// How long an answer may take to begin.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -56,6 +59,12 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 continue;
             }
         };
+        // Who does not read its answer for so long is gone.
+        let limit = UNREAD.as_millis().try_into().expect("it is a few seconds");
+        if let Err(error) = set_tcp_user_timeout(&stream, limit) {
+            log::warn!("cannot limit a connection: {error}");
+            continue;
+        }
         let router = router.clone();
         tokio::spawn(async move {
             serve_one(stream, peer, router).await;

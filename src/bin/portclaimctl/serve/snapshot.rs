@@ -38,6 +38,11 @@ pub struct Snapshot {
     pub at: u64,
     /// Why the store could not be read; what is shown is older then.
     pub error: Option<String>,
+    /// How many there were before this one.
+    pub number: u64,
+    /// What is different from the one before, for those who watch; none where it shows
+    /// the same. Made once, however many watch.
+    pub change: Option<String>,
 }
 
 impl Snapshot {
@@ -56,7 +61,7 @@ impl Snapshot {
         read().context("cannot read the leases")?;
         let ephemeral = host::ephemeral_ports()?;
         let at = time::now();
-        Ok(Self { holdings, claims, cooling, policies, ephemeral, at, error: None })
+        Ok(Self { holdings, claims, cooling, policies, ephemeral, at, ..Self::default() })
     }
 
     /// The groups, and what is made of each.
@@ -75,8 +80,11 @@ impl Snapshot {
     }
 }
 
-/// Reads what there is, and again with every change.
-pub fn follow(options: site::Options) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
+/// Reads what there is, and again with every change, which `describe` puts into words.
+pub fn follow(
+    options: site::Options,
+    describe: impl Fn(&Snapshot, &Snapshot) -> Option<String> + Send + 'static,
+) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
     let data_dir = Site::find(&options)?.data_dir;
     // Watched before it is read, so that nothing is missed.
     let mut watch = Watch::new(&data_dir)?;
@@ -86,11 +94,13 @@ pub fn follow(options: site::Options) -> anyhow::Result<watch::Receiver<Arc<Snap
         loop {
             watch.wait_for(REFRESH)?;
             thread::sleep(SETTLE);
-            let next = Snapshot::read(&options).unwrap_or_else(|error| {
+            let before = sender.borrow().clone();
+            let mut next = Snapshot::read(&options).unwrap_or_else(|error| {
                 log::warn!("{error:#}");
-                let old = sender.borrow().clone();
-                Snapshot { error: Some(format!("{error:#}")), ..(*old).clone() }
+                Snapshot { error: Some(format!("{error:#}")), ..(*before).clone() }
             });
+            next.number = before.number + 1;
+            next.change = describe(&before, &next);
             if sender.send(Arc::new(next)).is_err() {
                 return Ok::<_, anyhow::Error>(());
             }

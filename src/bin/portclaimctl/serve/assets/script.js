@@ -61,5 +61,7 @@ content.addEventListener("click", (event) => {
 const events = new EventSource("/v1/events");
 const tell = (text) => { live.hidden = false; live.textContent = text; };
 events.addEventListener("ready", () => { tell("live"); show(location.href); });
-events.addEventListener("change", () => show(location.href));
+for (const kind of ["change", "reset"]) {
+  events.addEventListener(kind, () => show(location.href));
+}
 events.addEventListener("error", () => tell("not connected"));
