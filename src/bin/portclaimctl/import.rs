@@ -53,7 +53,7 @@ pub fn run(
     let transfer = transfer.map_err(invalid);
     let transfer = transfer.with_context(|| options.file.display().to_string())?;
     let mut modules = service::open(site, &options.modules)?;
-    let imported = modules.import(&transfer, options.dry_run, service::moment());
+    let imported = modules.import(&transfer, options.dry_run, site::moment());
     let imported = imported.map_err(Failure::from)?;
     // "reserved" or "would reserve".
     let verb = |done, planned| if options.dry_run { planned } else { done };

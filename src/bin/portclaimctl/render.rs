@@ -95,7 +95,7 @@ pub fn run(
         let rendered = templates.iter().map(|template| template.render(ports));
         rendered.collect::<Result<Vec<_>, _>>()
     };
-    let claimed = modules.claim(&service::caller()?, wanted, service::moment(), fill);
+    let claimed = modules.claim(&service::caller()?, wanted, site::moment(), fill);
     let Claimed { filled, came, went } = claimed.map_err(Failure::from)??;
     report(options.dry_run, &came, &went);
     if options.output.is_some() && !options.dry_run {

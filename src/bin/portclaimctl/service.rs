@@ -16,7 +16,6 @@ use std::{
     net::Shutdown,
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -29,13 +28,12 @@ use portclaim::{
     lease::{ModuleId, ModuleLease},
     module::{Action, ActionError, Caller, Policy, Refusal},
     publish,
-    store::Moment,
 };
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::site::{self, Site, since_boot};
+use crate::site::{self, Site, moment};
 
 /// Where the modules of the node are listed, unless told otherwise.
 const MODULES: &str = "/etc/portclaim/modules.json";
@@ -238,12 +236,6 @@ pub fn carry_out(
     let outcome = modules.carry_out(caller, action, moment())?;
     let env = publish::module_env(&outcome.held);
     Ok(Answer { output: output(action, &outcome), env })
-}
-
-/// The time, for the store.
-pub fn moment() -> Moment {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Moment { since_boot: since_boot(), unix }
 }
 
 fn output(action: &Action, outcome: &Outcome) -> Value {

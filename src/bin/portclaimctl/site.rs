@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::{
     escape::printable,
-    view::{group::Policy, holding::Holding},
+    view::{group::Policy, holding::Holding, time},
 };
 
 /// Where runtimes look for conflists, unless they are told otherwise.
@@ -152,14 +152,12 @@ impl Site {
 
     /// The node, to be worked on.
     pub fn operator(&self) -> anyhow::Result<Operator<'_>> {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let (data_dir, run_dir) = (self.data_dir.clone(), self.run_dir.clone());
         let path = std::env::var_os("PATH");
-        let moment = Moment { since_boot: since_boot(), unix };
         let first = self.configs.first();
         let is_own = |config: &Config| first.is_some_and(|first| first.data_dir == config.data_dir);
         let (own, other) = self.configs.split_at(self.configs.partition_point(is_own));
-        Ok(Operator::new(data_dir, run_dir, path.as_deref(), own, moment)?.beside(other))
+        Ok(Operator::new(data_dir, run_dir, path.as_deref(), own, moment())?.beside(other))
     }
 
     /// What the store holds now, without the lock. Where there is none, somebody may
@@ -229,6 +227,11 @@ pub fn holdings(reader: &Reader) -> anyhow::Result<Vec<Holding>> {
 pub fn everything(reader: &Reader) -> anyhow::Result<(Vec<Holding>, Vec<Claim>)> {
     let claims = reader.claims().context("cannot read the leases")?;
     Ok((holdings(reader)?, claims))
+}
+
+/// The time, for the store.
+pub fn moment() -> Moment {
+    Moment { since_boot: since_boot(), unix: time::now() }
 }
 
 /// The time since boot, by which ports cool down.

@@ -1,6 +1,6 @@
 //! The page: a table that works without scripts, and follows changes with them.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::LazyLock};
 
 use axum::{
     Router,
@@ -24,8 +24,18 @@ use crate::view::{
 };
 
 const PAGE: &str = include_str!("assets/page.html");
+/// The name that the engine knows the page by.
+const NAME: &str = "page";
 const STYLE: &str = include_str!("assets/style.css");
 const SCRIPT: &str = include_str!("assets/script.js");
+
+/// The page, read once for all who ask.
+static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut engine = Environment::new();
+    engine.set_auto_escape_callback(|_| AutoEscape::Html);
+    engine.add_template(NAME, PAGE).expect("the page is a template");
+    engine
+});
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -147,28 +157,23 @@ fn render(
     let at = |offset: usize| link(parameters, &[("offset", &offset.to_string())]);
     let previous = (query.offset > 0).then(|| at(query.offset.saturating_sub(query.limit)));
     let next = (query.offset + shown < total).then(|| at(query.offset + query.limit));
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.render_str(
-        PAGE,
-        context! {
-            filters,
-            error,
-            warning => snapshot.error.clone(),
-            columns => Value::from(Serde(columns(parameters, query))),
-            rows => Value::from(Serde(rows)),
-            first => if shown == 0 { 0 } else { query.offset + 1 },
-            last => query.offset + shown,
-            total,
-            is_empty => snapshot.holdings.is_empty(),
-            previous,
-            next,
-            sort => &parameters.sort,
-            groups => groups(&snapshot),
-            claims => claims(&snapshot),
-            version => env!("CARGO_PKG_VERSION"),
-        },
-    )
+    ENGINE.get_template(NAME)?.render(context! {
+        filters,
+        error,
+        warning => snapshot.error.clone(),
+        columns => Value::from(Serde(columns(parameters, query))),
+        rows => Value::from(Serde(rows)),
+        first => if shown == 0 { 0 } else { query.offset + 1 },
+        last => query.offset + shown,
+        total,
+        is_empty => snapshot.holdings.is_empty(),
+        previous,
+        next,
+        sort => &parameters.sort,
+        groups => groups(&snapshot),
+        claims => claims(&snapshot),
+        version => env!("CARGO_PKG_VERSION"),
+    })
 }
 
 fn columns(parameters: &Parameters, query: &Query) -> Vec<Column> {
