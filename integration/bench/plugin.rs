@@ -11,10 +11,16 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::site::{Container, Site};
+use crate::{
+    progress,
+    site::{Container, Site},
+};
 
 /// Where stores lie: on a disk, unlike `/run` and `/var/lib` in here.
 pub const STORE_FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// How often a call among many is tried.
+const ATTEMPTS: u32 = 5;
 
 /// One of those compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +140,20 @@ impl Call {
     pub fn run(mut self) -> Duration {
         let start = Instant::now();
         let child = self.start();
-        self.finish(child);
+        self.finish(child).unwrap_or_else(|failure| panic!("{failure}"));
         start.elapsed()
+    }
+
+    /// Runs it, and again where it fails, as a runtime does.
+    pub fn run_until_it_succeeds(mut self) {
+        for _ in 1..ATTEMPTS {
+            let child = self.start();
+            match self.finish(child) {
+                Ok(()) => return,
+                Err(failure) => progress(&failure),
+            }
+        }
+        self.run();
     }
 
     /// Runs it; returns the most memory that its own process had resident, in
@@ -148,7 +166,7 @@ impl Call {
         while let Some(kib) = fs::read_to_string(&status).ok().as_deref().and_then(high_water) {
             peak = kib * 1024;
         }
-        self.finish(child);
+        self.finish(child).unwrap_or_else(|failure| panic!("{failure}"));
         peak
     }
 
@@ -161,14 +179,16 @@ impl Call {
         child
     }
 
-    fn finish(&self, mut child: Child) {
+    /// Waits until it is over; what it printed if it failed.
+    fn finish(&self, mut child: Child) -> Result<(), String> {
         let mut printed = String::new();
         let _ = child.stdout.take().expect("stdout is a pipe").read_to_string(&mut printed);
         let status = child.wait().unwrap_or_else(|error| panic!("{}: {error}", self.what));
-        if !status.success() {
-            let _ = child.stderr.take().expect("stderr is a pipe").read_to_string(&mut printed);
-            panic!("{}: {status}: {printed}", self.what);
+        if status.success() {
+            return Ok(());
         }
+        let _ = child.stderr.take().expect("stderr is a pipe").read_to_string(&mut printed);
+        Err(format!("{}: {status}: {printed}", self.what))
     }
 }
 
