@@ -48,7 +48,7 @@ use crate::{
     lease::{Attachment, NetworkName},
     logger,
     nat::{self, Nat},
-    request::{self, Request, Sources},
+    request::{self, Asked, Sources},
     store::{Moment, Store},
 };
 
@@ -196,9 +196,9 @@ pub fn options(settings: &Settings) -> Result<nat::Options, Error> {
 }
 
 /// What the container asks for and may have.
-fn requests(call: &Call, config: &Config, settings: &Settings) -> Result<Vec<Request>, Error> {
+fn asked(call: &Call, config: &Config, settings: &Settings) -> Result<Asked, Error> {
     let pod = call.environment.pod();
-    Ok(request::requests(&Sources::read(config)?, settings, pod.as_ref())?)
+    Ok(request::asked(&Sources::read(config)?, settings, pod.as_ref())?)
 }
 
 /// Flows that could not be forgotten are worth a line, and no reason to fail.

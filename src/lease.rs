@@ -9,6 +9,7 @@ mod claim;
 mod excerpt;
 mod foreign_chain;
 mod group;
+mod health;
 mod module;
 mod name;
 mod port;
@@ -22,6 +23,7 @@ pub use claim::{Claim, ClaimKey};
 pub use excerpt::Excerpt;
 pub use foreign_chain::{ForeignChain, ForeignFamily, ParseForeignChainError};
 pub use group::{Group, NamespaceGlob, Strategy, admits};
+pub use health::{HealthCheck, ParseHealthCheckError, Probe};
 pub use module::{Endpoint, ModuleLease, Owner, ParseEndpointError};
 pub use name::{
     ClaimName, ContainerId, GroupName, InterfaceName, ModuleId, Namespace, NetworkName,
@@ -115,6 +117,9 @@ pub struct Forwarding {
     /// in what an earlier version wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
+    /// How one finds out whether the container works; none: one does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
     /// When the leases were taken, in seconds since the Unix epoch.
     pub since: u64,
     /// The leases, in the order in which they were asked for. Never empty.

@@ -261,6 +261,7 @@ mod tests {
             container: ContainerAddresses::default(),
             link: None,
             sandbox: None,
+            health: None,
             since: 0,
             leases: vec![
                 Lease {

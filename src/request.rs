@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use serde_json::value::RawValue;
 
 pub use annotation::AnnotationError;
+use annotation::HEALTH;
 use ask::Ask;
 pub use ask::{Place, Source};
 pub use document::DocumentError;
@@ -37,8 +38,8 @@ pub use unserved::unserved;
 use crate::{
     cni::{Config, ConfigError, config::Settings},
     lease::{
-        ClaimName, ContainerAddresses, GroupName, HostAddress, HostPort, Pod, Port, PortName,
-        Protocol, Protocols, Strategy,
+        ClaimName, ContainerAddresses, GroupName, HealthCheck, HostAddress, HostPort, Pod, Port,
+        PortName, Protocol, Protocols, Strategy,
     },
 };
 
@@ -74,6 +75,14 @@ pub enum RequestError {
         /// What the other asks for.
         host: HostPort,
     },
+    /// The port that is to be checked is not asked for.
+    #[error("{HEALTH} is {check:?}: {reason}", check = check.to_string())]
+    Unchecked {
+        /// The check.
+        check: HealthCheck,
+        /// What is the matter.
+        reason: &'static str,
+    },
     /// What is asked for is understood, and not allowed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -101,22 +110,31 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// What a container asks for and may have: port mappings first, then annotations,
-/// then port claims, each in the order in which they are written. Names are not
-/// there twice, and no two ask for one host port by number.
-///
-/// `pod` is the container's, where it is in one.
-pub fn requests(
+/// What a container asks for and may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Port mappings first, then annotations, then port claims, each in the order in
+    /// which they are written. Names are not there twice, and no two ask for one host
+    /// port by number.
+    pub requests: Vec<Request>,
+    /// The check of one of them.
+    pub health: Option<HealthCheck>,
+}
+
+/// Reads what a container asks for. `pod` is the container's, where it is in one.
+pub fn asked(
     sources: &Sources<'_>,
     settings: &Settings,
     pod: Option<&Pod>,
-) -> Result<Vec<Request>, RequestError> {
-    let mut asks = Vec::new();
+) -> Result<Asked, RequestError> {
+    let (mut asks, mut health) = (Vec::new(), None);
     if let Some(raw) = sources.port_mappings {
         asks.extend(mapping::parse(raw)?);
     }
     if let Some(raw) = sources.annotations {
-        asks.extend(annotation::parse(raw, pod)?);
+        let annotations = annotation::parse(raw, pod)?;
+        asks.extend(annotations.asks);
+        health = annotations.health;
     }
     if let Some(raw) = sources.port_claims {
         asks.extend(document::parse(raw.get(), Source::PortClaims, pod)?);
@@ -124,7 +142,25 @@ pub fn requests(
     refuse_shared_names(&asks)?;
     let requests = Policy::new(settings, pod).requests(&asks)?;
     refuse_overlaps(&asks, &requests)?;
-    Ok(requests)
+    if let Some(check) = &health {
+        refuse_unchecked(check, &requests)?;
+    }
+    Ok(Asked { requests, health })
+}
+
+/// A check is of a TCP port that is asked for.
+fn refuse_unchecked(check: &HealthCheck, requests: &[Request]) -> Result<(), RequestError> {
+    let is_tcp = |request: &Request| request.protocols.contains(Protocol::Tcp);
+    let reason = match &check.port {
+        None if requests.iter().any(is_tcp) => return Ok(()),
+        None => "no TCP port is asked for",
+        Some(name) => match requests.iter().find(|request| request.name.as_ref() == Some(name)) {
+            Some(request) if is_tcp(request) => return Ok(()),
+            Some(_) => "the port of this name is not a TCP port",
+            None => "no port of this name is asked for",
+        },
+    };
+    Err(RequestError::Unchecked { check: check.clone(), reason })
 }
 
 fn refuse_shared_names(asks: &[Ask]) -> Result<(), RequestError> {

@@ -78,6 +78,7 @@ fn plans(leased: usize, samples: u32) -> Vec<String> {
             container: ContainerAddresses::default(),
             link: None,
             sandbox: None,
+            health: None,
             since: 0,
             leases: taken.collect(),
         };

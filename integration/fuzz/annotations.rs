@@ -16,8 +16,9 @@ fuzz_target!(|input: &[u8]| {
     let Some((settings, pod, text)) = situation::read(input) else { return };
     let mut annotations = Map::new();
     annotations.insert("hostport.io/enabled".to_owned(), "true".into());
-    for (key, line) in
-        ["ports", "group", "strategy", "base-port", "claim"].into_iter().zip(text.split('\n'))
+    for (key, line) in ["ports", "group", "strategy", "base-port", "claim", "health"]
+        .into_iter()
+        .zip(text.split('\n'))
     {
         if !line.is_empty() {
             annotations.insert(format!("hostport.io/{key}"), line.into());

@@ -4,16 +4,22 @@ use std::{collections::HashSet, error::Error};
 
 use portclaim::{
     cni::config::Settings,
-    lease::{HostPort, Namespace, Pod, PortName},
-    request::{Choice, ContainerPort, Request, RequestError, Sources, requests},
+    lease::{HostPort, Namespace, Pod, PortName, Protocol},
+    request::{Asked, Choice, ContainerPort, Request, RequestError, Sources, asked},
 };
 
 /// Asks twice, and looks at the answer.
 pub fn assert_answer(sources: &Sources<'_>, settings: &Settings, pod: Option<&Pod>) {
-    let answer = requests(sources, settings, pod);
-    assert_eq!(answer, requests(sources, settings, pod));
+    let answer = asked(sources, settings, pod);
+    assert_eq!(answer, asked(sources, settings, pod));
     match answer {
-        Ok(requests) => assert_allowed(sources, settings, pod, &requests),
+        Ok(Asked { requests, health }) => {
+            assert_allowed(sources, settings, pod, &requests);
+            if let Some(check) = health {
+                assert_eq!(check.to_string().parse().as_ref(), Ok(&check));
+                assert!(requests.iter().any(|it| it.protocols.contains(Protocol::Tcp)));
+            }
+        }
         Err(error) => {
             assert_readable(&error);
             let is_policy = matches!(error, RequestError::Policy(_));

@@ -173,6 +173,7 @@ fn forwarding(
         },
         link: "cni0".parse().ok(),
         sandbox: None,
+        health: None,
         since: since(),
         leases,
     }

@@ -153,6 +153,7 @@ impl Node {
             container: ContainerAddresses::default(),
             link: None,
             sandbox: None,
+            health: None,
             since: 0,
             leases: plan.leases.clone(),
         };

@@ -14,10 +14,9 @@ use std::{
 };
 
 use super::{
-    Call, Error, Node, attachment, log_forgotten, module, options,
+    Call, Error, Node, asked, attachment, log_forgotten, module, options,
     plan::{self, Pools, Wanted},
     release::{self, Context},
-    requests,
 };
 use crate::{
     cni::{Config, config::Settings},
@@ -25,7 +24,7 @@ use crate::{
     lease::{Attachment, Claim, ClaimKey, ContainerAddresses, Forwarding, HostPort, InterfaceName},
     nat::{self, Element, Table, elements},
     publish,
-    request::Request,
+    request::{Asked, Request},
     store::{Draft, Lock, StoreError, View},
 };
 
@@ -39,7 +38,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
     }
     let options = options(&settings)?;
     let result = config.prev_result()?;
-    let requests = requests(call, config, &settings)?;
+    let Asked { requests, health } = asked(call, config, &settings)?;
     if requests.is_empty() {
         release_without_ports(call, config, node, &attachment, settings.lock_timeout)?;
     } else {
@@ -47,7 +46,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
         refuse_unreachable(&requests, &container, &attachment.interface)?;
         let link = link_to(&container)?;
         let pod = call.environment.pod();
-        let wanted = Wanted { attachment, pod, container, requests, link };
+        let wanted = Wanted { attachment, pod, container, requests, link, health };
         take(call, node, &settings, options, &wanted)?;
     }
     Ok(result.to_json(config.version))
@@ -135,6 +134,7 @@ fn take(
         container: wanted.container,
         link: wanted.link.clone(),
         sandbox: host::sandbox(call.environment.netns()),
+        health: wanted.health.clone(),
         since: call.moment().unix,
         leases: plan.leases,
     };

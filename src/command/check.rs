@@ -1,7 +1,7 @@
 //! CHECK: compare what is asked for with the store, and the store with the
 //! kernel, element by element. Reads only, without the lock.
 
-use super::{Call, Error, Node, attachment, options, requests};
+use super::{Call, Error, Node, asked, attachment, options};
 use crate::{
     cni::Config,
     nat::{Table, elements},
@@ -14,7 +14,7 @@ pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(),
     let settings = config.settings()?;
     let mut options = options(&settings)?;
     let result = config.prev_result()?;
-    let requests = requests(call, config, &settings)?;
+    let requests = asked(call, config, &settings)?.requests;
     let leases = node.store.read()?;
     options.lineage = leases.lineage();
     let held = leases.forwarding(&attachment)?;

@@ -8,8 +8,8 @@ use crate::{
     cni::config::{HostListeners, Settings},
     host::{self, Namespaces, Presence},
     lease::{
-        Attachment, Claim, ContainerAddresses, Forwarding, GroupName, InterfaceName, Lease,
-        Namespace, Owner, Pod, Strategy,
+        Attachment, Claim, ContainerAddresses, Forwarding, GroupName, HealthCheck, InterfaceName,
+        Lease, Namespace, Owner, Pod, Strategy,
     },
     request::{self, Choice, Request, RequestError},
     store::{StoreError, View},
@@ -22,6 +22,7 @@ pub(super) struct Wanted {
     pub(super) container: ContainerAddresses,
     pub(super) requests: Vec<Request>,
     pub(super) link: Option<InterfaceName>,
+    pub(super) health: Option<HealthCheck>,
 }
 
 /// The groups that an ADD asks for ports of, and what may be given of them.

@@ -210,8 +210,8 @@ impl ModuleLease {
             IpAddr::V6(v6) => ContainerAddresses { v4: None, v6: Some(v6) },
         };
         let leases = self.leases().collect();
-        let (pod, link, sandbox, since) = (None, None, None, self.since);
-        Some(Forwarding { attachment, pod, container, link, sandbox, since, leases })
+        let (pod, link, sandbox, health, since) = (None, None, None, None, self.since);
+        Some(Forwarding { attachment, pod, container, link, sandbox, health, since, leases })
     }
 }
 

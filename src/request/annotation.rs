@@ -8,9 +8,11 @@
 //! hostport.io/strategy   "Sequential" (the lowest free port) or "Random"
 //! hostport.io/base-port  no port below this one; without a strategy: Sequential
 //! hostport.io/claim      the claim of entries that name none
+//! hostport.io/health     how one finds out whether the pod works (see HealthCheck)
 //! ```
 //!
-//! The last four say nothing of entries that ask for a port by number. Keys that
+//! `ports` may be absent where `health` is there, for ports of other sources. The
+//! four before it say nothing of entries that ask for a port by number. Keys that
 //! begin with `hostport.io/allocated-` are written by others and ignored; any
 //! other key under `hostport.io/` is refused once ports are asked for.
 
@@ -25,7 +27,7 @@ use super::{
 };
 use crate::{
     cni::json::{self, Object},
-    lease::{ClaimName, Excerpt, GroupName, Pod, Port, Strategy},
+    lease::{ClaimName, Excerpt, GroupName, HealthCheck, Pod, Port, Strategy},
 };
 
 /// The key of `runtimeConfig` under which annotations come in.
@@ -39,7 +41,8 @@ const GROUP: &str = "hostport.io/group";
 const STRATEGY: &str = "hostport.io/strategy";
 const BASE_PORT: &str = "hostport.io/base-port";
 const CLAIM: &str = "hostport.io/claim";
-const KEYS: [&str; 6] = [ENABLED, PORTS, GROUP, STRATEGY, BASE_PORT, CLAIM];
+pub(super) const HEALTH: &str = "hostport.io/health";
+const KEYS: [&str; 7] = [ENABLED, PORTS, GROUP, STRATEGY, BASE_PORT, CLAIM, HEALTH];
 
 /// Why annotations are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,26 +90,44 @@ pub enum AnnotationError {
     },
 }
 
-/// What annotations ask for; nothing unless they are enabled.
-pub(super) fn parse(raw: &RawValue, pod: Option<&Pod>) -> Result<Vec<Ask>, AnnotationError> {
+/// What annotations say.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Annotations {
+    pub asks: Vec<Ask>,
+    pub health: Option<HealthCheck>,
+}
+
+/// What annotations say; nothing unless they are enabled.
+pub(super) fn parse(raw: &RawValue, pod: Option<&Pod>) -> Result<Annotations, AnnotationError> {
     let Object(entries) =
         Object::parse(raw.get()).map_err(|_| AnnotationError::Shape(Excerpt::plain(raw.get())))?;
     let ours = entries.iter().map(|(key, value)| (json::key(key), *value));
     let ours: Vec<Entry<'_>> = ours.filter(|(key, _)| key.starts_with(PREFIX)).collect();
     if !is_enabled(&ours)? {
-        return Ok(Vec::new());
+        return Ok(Annotations::default());
     }
     for (key, _) in &ours {
         if !KEYS.contains(&key.as_ref()) && !key.starts_with(IGNORED_PREFIX) {
             return Err(AnnotationError::Unknown(Excerpt::quoted(key)));
         }
     }
-    let mut asks = parse_ports(&find(&ours, PORTS)?.ok_or(AnnotationError::Missing)?, pod)?;
+    let health = find(&ours, HEALTH)?;
+    let mut asks = match find(&ours, PORTS)? {
+        Some(text) => parse_ports(&text, pod)?,
+        None if health.is_some() => Vec::new(),
+        None => return Err(AnnotationError::Missing),
+    };
     let defaults = Defaults::read(&ours, pod)?;
     for ask in &mut asks {
         defaults.complete(ask)?;
     }
-    Ok(asks)
+    let health = match health {
+        Some(text) => {
+            HealthCheck::parse(&text).map_err(|_| wrong(HEALTH, &text, HealthCheck::ALLOWED))?
+        }
+        None => None,
+    };
+    Ok(Annotations { asks, health })
 }
 
 /// An annotation: its key, and its value as it is written.
@@ -227,7 +248,8 @@ mod tests {
         let pod =
             Pod { namespace: "shop".parse().unwrap(), name: "web-0".parse().unwrap(), uid: None };
         let raw = RawValue::from_string(annotations.to_string()).unwrap();
-        parse(&raw, Some(&pod)).map_err(|error| error.to_string())
+        let read = parse(&raw, Some(&pod)).map(|annotations| annotations.asks);
+        read.map_err(|error| error.to_string())
     }
 
     /// Annotations that ask for ports, with one more.
@@ -313,7 +335,7 @@ mod tests {
             (with("hostport.io/claim", json!({})), &format!("hostport.io/claim is {{}}: {TEXT}")),
             (
                 with("hostport.io/port", "a=1"),
-                "annotation \"hostport.io/port\" is not known: hostport.io/enabled, hostport.io/ports, hostport.io/group, hostport.io/strategy, hostport.io/base-port, hostport.io/claim are allowed",
+                "annotation \"hostport.io/port\" is not known: hostport.io/enabled, hostport.io/ports, hostport.io/group, hostport.io/strategy, hostport.io/base-port, hostport.io/claim, hostport.io/health are allowed",
             ),
             (
                 with("hostport.io/strategy", "sequential"),

@@ -21,9 +21,11 @@ fn refused(runtime_config: &str) -> String {
     let settings = config.settings().unwrap();
     let error = match Sources::read(&config) {
         Err(error) => error.to_string(),
-        Ok(sources) => match requests(&sources, &settings, Some(&pod)) {
+        Ok(sources) => match asked(&sources, &settings, Some(&pod)) {
             Err(error) => error.to_string(),
-            Ok(requests) => panic!("{} requests for {:.200}", requests.len(), runtime_config),
+            Ok(asked) => {
+                panic!("{} requests for {:.200}", asked.requests.len(), runtime_config)
+            }
         },
     };
     let took = start.elapsed();
@@ -167,7 +169,8 @@ fn many_entries() {
         format!(r#"{{"cniVersion":"1.0.0","name":"n","runtimeConfig":{{"portMappings":{same}}}}}"#);
     let config = Config::parse(config.as_bytes()).unwrap();
     let sources = Sources::read(&config).unwrap();
-    assert_eq!(requests(&sources, &config.settings().unwrap(), None).unwrap().len(), 1);
+    let asked = asked(&sources, &config.settings().unwrap(), None).unwrap();
+    assert_eq!(asked.requests.len(), 1);
 }
 
 #[test]

@@ -23,13 +23,17 @@ fn config(keys: &str, runtime_config: &Value) -> Config {
 }
 
 fn ask(keys: &str, namespace: &str, runtime_config: &Value) -> Result<Vec<Request>, RequestError> {
+    ask_all(keys, namespace, runtime_config).map(|asked| asked.requests)
+}
+
+fn ask_all(keys: &str, namespace: &str, runtime_config: &Value) -> Result<Asked, RequestError> {
     let config = config(keys, runtime_config);
     let pod = namespace.parse().ok().map(|namespace| Pod {
         namespace,
         name: "web-0".parse().unwrap(),
         uid: None,
     });
-    requests(&Sources::read(&config).unwrap(), &config.settings().unwrap(), pod.as_ref())
+    asked(&Sources::read(&config).unwrap(), &config.settings().unwrap(), pod.as_ref())
 }
 
 fn annotations(ports: &str, more: &[(&str, &str)]) -> Value {
@@ -120,6 +124,48 @@ fn what_may_be_had_becomes_requests() {
     ] {
         let requests = ask(SETTINGS, "games-1", &asked).unwrap();
         assert_eq!(shown(&requests), expected, "{asked}");
+    }
+}
+
+#[test]
+fn a_health_check_is_of_a_tcp_port_that_is_asked_for() {
+    let mapping = json!([{"containerPort": 80}]);
+    let alone = |check: &str| {
+        let annotations = json!({"hostport.io/enabled": "true", "hostport.io/health": check});
+        json!({"io.kubernetes.cri.pod-annotations": annotations, "portMappings": mapping})
+    };
+    for (asked, expected) in [
+        (annotations("a=1", &[]), None),
+        (annotations("a=1/udp", &[("health", "none")]), None),
+        (annotations("a=1/udp, b=2/tcp+udp", &[("health", "tcp")]), Some("tcp")),
+        (annotations("a=1, b=2", &[("health", "b=http:/h?x=1")]), Some("b=http:/h?x=1")),
+        (alone("http:/"), Some("http:/")),
+    ] {
+        let health = ask_all(SETTINGS, "shop", &asked).unwrap().health;
+        assert_eq!(health.map(|check| check.to_string()).as_deref(), expected, "{asked}");
+    }
+    let mut without_ports = alone("tcp");
+    without_ports["portMappings"] = json!([]);
+    for (asked, message) in [
+        (
+            annotations("a=1/udp", &[("health", "tcp")]),
+            "hostport.io/health is \"tcp\": no TCP port is asked for",
+        ),
+        (without_ports, "hostport.io/health is \"tcp\": no TCP port is asked for"),
+        (
+            annotations("a=1/udp,b=2", &[("health", "a=tcp")]),
+            "hostport.io/health is \"a=tcp\": the port of this name is not a TCP port",
+        ),
+        (
+            annotations("a=1", &[("health", "c=tcp")]),
+            "hostport.io/health is \"c=tcp\": no port of this name is asked for",
+        ),
+        (
+            annotations("a=1", &[("health", "http")]),
+            "hostport.io/health is \"http\": \"none\", \"tcp\" and \"http:/PATH\" are allowed, the latter two also with the name of a TCP port: \"web=http:/healthz\"",
+        ),
+    ] {
+        assert_eq!(ask_all(SETTINGS, "shop", &asked).unwrap_err().to_string(), message);
     }
 }
 

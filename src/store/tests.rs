@@ -84,6 +84,7 @@ fn forwarding(container: &str, ports: &[u16]) -> Forwarding {
         container: ContainerAddresses { v4: Some([10, 0, 0, 2].into()), v6: None },
         link: Some("cni0".parse().unwrap()),
         sandbox: None,
+        health: None,
         since: 1,
         leases: ports.iter().copied().map(lease).collect(),
     }

@@ -47,6 +47,7 @@ fn forwarding(id: &str, number: u8, leases: &[&str]) -> Forwarding {
         },
         link: Some("cni0".parse().unwrap()),
         sandbox: None,
+        health: None,
         since: 0,
         leases: leases.iter().map(lease).collect(),
     }

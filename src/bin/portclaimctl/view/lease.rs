@@ -209,6 +209,7 @@ pub mod tests {
             container: ContainerAddresses { v4: "10.1.0.5".parse().ok(), v6: None },
             link: None,
             sandbox: None,
+            health: None,
             since: 100,
             leases: leases.iter().map(lease).collect(),
         }
