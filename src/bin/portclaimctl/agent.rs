@@ -4,24 +4,18 @@
 //! request says. Anybody may connect, so nobody is waited for: a request is small
 //! and comes within [`PATIENCE`], or is answered with why it is refused. And nobody
 //! keeps others out: one user has few places, and all who are of no module, of
-//! however many users, have as few together.
-//!
-//! Limits: users are known by the names in `/etc/passwd`; those of other sources
-//! can be named in the modules file by their number.
+//! however many users, have as few together. Users of other sources than
+//! `/etc/passwd` can be named in the modules file by their number.
 
 use std::{
     collections::HashMap,
-    fs::{self, Permissions},
     io::{self, BufReader, ErrorKind, Read, Write},
     net::Shutdown,
     os::{
         fd::AsFd,
-        unix::{
-            fs::{FileTypeExt, PermissionsExt},
-            net::{UnixListener, UnixStream},
-        },
+        unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -33,14 +27,14 @@ use clap::Args;
 use portclaim::{lease::Excerpt, module::Action};
 use rustix::net::{
     AddressFamily,
-    sockopt::{socket_acceptconn, socket_domain, socket_peercred},
+    sockopt::{socket_acceptconn, socket_domain},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     service::{self, Answer, Failure},
-    site,
+    site, socket,
 };
 
 /// How long a caller may take to send its request, and to read the reply.
@@ -75,7 +69,7 @@ struct Request {
 
 pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
     let listener = match &options.listen {
-        Some(path) => listen(path)?,
+        Some(path) => socket::listen(path)?,
         None => inherited()?,
     };
     serve_all(&listener, site, options);
@@ -93,15 +87,6 @@ fn inherited() -> anyhow::Result<UnixListener> {
     Ok(UnixListener::from(stdin))
 }
 
-fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    remove_leftover(path)?;
-    let name = path.display();
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {name}"))?;
-    let open = fs::set_permissions(path, Permissions::from_mode(0o666));
-    open.with_context(|| format!("cannot open {name} to all"))?;
-    Ok(listener)
-}
-
 fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
     let callers = Callers::default();
     thread::scope(|scope| {
@@ -111,10 +96,10 @@ fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            let Ok(uid) = user_of(&stream) else { continue };
+            let Ok(uid) = socket::user_of(&stream) else { continue };
             // What is wrong with the file, the reply says.
             let policy = options.file.read().unwrap_or_default();
-            let is_known = policy.caller(uid, name_of(uid).as_deref()).is_ok();
+            let is_known = policy.caller(uid, socket::name_of(uid).as_deref()).is_ok();
             let place = callers.admit(is_known.then_some(uid));
             let spawned = place.map(|place| {
                 let stream = stream.try_clone()?;
@@ -131,25 +116,6 @@ fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
             }
         }
     });
-}
-
-/// A socket that nobody listens on is one that a killed agent has left.
-fn remove_leftover(path: &Path) -> anyhow::Result<()> {
-    let is_socket = |about: &fs::Metadata| about.file_type().is_socket();
-    if !fs::symlink_metadata(path).is_ok_and(|about| is_socket(&about)) {
-        return Ok(());
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => bail!("another process listens on {}", path.display()),
-    }
-}
-
-/// Who connected the socket.
-fn user_of(socket: &impl AsFd) -> io::Result<u32> {
-    Ok(socket_peercred(socket)?.uid.as_raw())
 }
 
 /// How many callers of each user there are; none: of users that are no module's.
@@ -207,7 +173,7 @@ fn carry_out(
 ) -> Result<Answer, Failure> {
     // Opened for each: the configuration may have changed.
     let mut modules = service::open(site, &options.file)?;
-    let caller = modules.policy().caller(uid, name_of(uid).as_deref())?;
+    let caller = modules.policy().caller(uid, socket::name_of(uid).as_deref())?;
     let action = Action::parse(&request.action, &request.data)?;
     service::carry_out(&mut modules, &caller, &action)
 }
@@ -266,16 +232,6 @@ impl Read for Patient<'_> {
     }
 }
 
-/// The name of a user.
-fn name_of(uid: u32) -> Option<String> {
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (name, number) = (fields.next()?, fields.nth(1)?);
-        (number.parse() == Ok(uid)).then(|| name.to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,12 +249,6 @@ mod tests {
         assert_eq!(all.len(), CALLERS);
         drop(all);
         assert!(callers.0.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn names_of_users_are_those_of_the_host() {
-        assert_eq!(name_of(0).as_deref(), Some("root"));
-        assert_eq!(name_of(u32::MAX - 1), None);
     }
 
     /// Whatever a caller sends, or does not send, it is told why that is refused.

@@ -28,6 +28,7 @@ mod serve;
 mod service;
 mod show;
 mod site;
+mod socket;
 mod table;
 mod template;
 mod view;
