@@ -24,6 +24,7 @@ mod flow;
 mod forwarding;
 mod held;
 mod install;
+mod instance;
 mod lease;
 mod migration;
 mod module;
@@ -73,6 +74,7 @@ fn main() {
         readme::trials(),
         recovery::trials(),
         registry::trials(),
+        instance::trials(),
         render::trials(),
         transfer::trials(),
         operator::trials(),

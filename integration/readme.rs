@@ -57,6 +57,7 @@ cat >/etc/cni/net.d/10-mynet.conflist <<'END'
   ]
 }
 END
+ip link set lo up
 echo 1 >/proc/sys/net/ipv4/ip_forward
 export CNI_CONTAINERID=abc CNI_NETNS=/run/netns/abc CNI_IFNAME=eth0
 CNI_COMMAND=ADD dist/portclaim >/dev/null <<< '{

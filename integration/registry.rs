@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
@@ -23,20 +23,20 @@ use crate::{
 };
 
 /// A server on a node.
-struct Server {
+pub struct Server {
     process: Child,
     port: u16,
 }
 
 /// What it answers.
-struct Answer {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: String,
+pub struct Answer {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub body: String,
 }
 
 impl Answer {
-    fn parse(text: &[u8]) -> Self {
+    pub fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text}"));
         let mut lines = head.lines();
@@ -49,13 +49,28 @@ impl Answer {
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 }
 
+/// A request with a body, if it has one.
+pub fn request(method: &str, path: &str, headers: &[&str], body: &str) -> String {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    for header in headers {
+        text += header;
+        text += "\r\n";
+    }
+    if !body.is_empty() {
+        text += "Content-Length: ";
+        text += &body.len().to_string();
+        text += "\r\n";
+    }
+    format!("{text}\r\n{body}")
+}
+
 impl Server {
-    fn start(node: &Node, address: &str, more: &[&str]) -> Self {
+    pub fn start(node: &Node, address: &str, more: &[&str]) -> Self {
         let listen = format!("{address}:0");
         let arguments = [&["serve", "--listen", &listen], more].concat();
         Self::spawn(node, &mut command(node, &network(), &arguments))
@@ -78,16 +93,37 @@ impl Server {
     }
 
     /// The answer to somebody on the node itself.
-    fn get(&self, node: &Node, path: &str) -> Answer {
+    pub fn get(&self, node: &Node, path: &str) -> Answer {
         self.get_from(&node.host, Ipv4Addr::LOCALHOST.into(), path)
     }
 
     fn get_from(&self, from: &Namespace, to: IpAddr, path: &str) -> Answer {
+        self.ask(from, to, &request("GET", path, &[], ""))
+    }
+
+    /// The answer to a request of any kind, of somebody on the node itself.
+    pub fn send(&self, node: &Node, request: &str) -> Answer {
+        self.ask(&node.host, Ipv4Addr::LOCALHOST.into(), request)
+    }
+
+    fn ask(&self, from: &Namespace, to: IpAddr, request: &str) -> Answer {
         let mut stream = self.connect(from, to);
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut text = Vec::new();
         stream.read_to_end(&mut text).unwrap();
         Answer::parse(&text)
+    }
+
+    /// Follows what changes.
+    pub fn watch(&self, node: &Node) -> Events {
+        let mut stream = self.connect(&node.host, Ipv4Addr::LOCALHOST.into());
+        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        Events(BufReader::new(stream).lines())
+    }
+
+    /// Stops it as the kernel does when memory runs out.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
     }
 }
 
@@ -95,6 +131,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         _ = self.process.kill();
         _ = self.process.wait();
+    }
+}
+
+/// Server-sent events as they come.
+pub struct Events(Lines<BufReader<TcpStream>>);
+
+impl Events {
+    /// What the next event of this kind says.
+    #[track_caller]
+    pub fn next(&mut self, event: &str) -> Value {
+        // A stream that has nothing to say still shows that it is there.
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            assert!(Instant::now() < deadline, "there is no {event}");
+            let line = self.0.next().expect("the stream goes on").unwrap();
+            if line == format!("event: {event}") {
+                let data = self.0.next().unwrap().unwrap();
+                return serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+            }
+        }
     }
 }
 
@@ -117,6 +173,10 @@ fn what_programs_read() {
         let (address, port) = (row.remove("address").unwrap(), &row["hostPort"]);
         assert_eq!(address, format!("games.example:{port}"));
         row.remove("url");
+        assert_eq!(
+            (row.remove("health"), row.remove("healthReason")),
+            (Some(Value::Null), Some(Value::Null))
+        );
     }
     assert_eq!(Value::from(rows), printed(&["list", "-o", "json"]));
     let some = server.get(node, "/v1/ports?namespace=games-eu&protocol=udp&sort=-port").json();
@@ -140,6 +200,7 @@ fn what_programs_read() {
     let document = server.get(node, "/v1/openapi.json").json();
     for (path, schema, key) in [
         ("/v1/ports", "Port", "ports"),
+        ("/v1/discovery", "Endpoint", "endpoints"),
         ("/v1/groups", "Group", "groups"),
         ("/v1/claims", "Claim", "claims"),
     ] {
@@ -160,6 +221,7 @@ fn what_programs_read() {
         ("/v1/ports/80/icmp", 400, "a port and protocol like 8080/tcp"),
         ("/v1/ports/9999/tcp", 404, "host port 9999/tcp is held by nobody"),
         ("/v1/self", 404, "no container with the address 127.0.0.1"),
+        ("/v1/discovery?health=ill", 400, "health is \"ill\": "),
         ("/v2", 404, "there is no such page"),
     ] {
         let answer = server.get(node, path);
@@ -206,26 +268,15 @@ fn the_page_needs_no_scripts() {
 fn changes_are_told() {
     let node = Node::new(false);
     let server = Server::start(&node, "127.0.0.1", &[]);
-    let mut stream = server.connect(&node.host, Ipv4Addr::LOCALHOST.into());
-    write!(stream, "GET /v1/events HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(stream).lines();
-    let mut next = |event: &str| -> Value {
-        loop {
-            let line = lines.next().expect("the stream goes on").unwrap();
-            if line == format!("event: {event}") {
-                let data = lines.next().unwrap().unwrap();
-                return serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-            }
-        }
-    };
-    next("ready");
+    let mut events = server.watch(&node);
+    events.next("ready");
     let web = Container::on_paper("web", 2);
     add(&node, &web, fixed(8080));
-    let change = next("change");
+    let change = events.next("change");
     assert_eq!(change["added"][0]["hostPort"], 8080);
     assert_eq!(change["removed"], json!([]));
     network().del(&node, &web).run(&node).succeeded();
-    let change = next("change");
+    let change = events.next("change");
     assert_eq!(change["removed"][0]["containerID"], "web");
     assert_eq!(change["added"], json!([]));
 }

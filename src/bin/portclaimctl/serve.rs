@@ -1,31 +1,48 @@
 //! `portclaimctl serve`: who has which port, on a page and over HTTP.
 //!
 //! ```text
-//! dataDir/current ─inotify→ snapshot ─┬→ api      /v1/…, /metrics, /healthz
-//!                                     ├→ page     /
-//!                                     └→ events   /v1/events
+//! dataDir/current ─inotify→ stored ──┬→ snapshot ─┬→ api      /v1/…, /metrics, /healthz
+//! POST /register → instances ─→ file ┤            ├→ page     /
+//!                   checks ← health ←┘            └→ events   /v1/events
 //! ```
 //!
-//! Reads generations without the lock, and changes nothing: an ADD never waits for it.
-//! One snapshot is shared by all who ask, however many there are.
+//! Reads generations without the lock, and changes none of them: an ADD never waits for
+//! it. One snapshot is shared by all who ask, however many there are.
 
 mod address;
 mod api;
 mod events;
+mod health;
+mod instance;
+mod instances;
 mod listen;
 mod page;
+mod probe;
 mod query;
+mod refusal;
+mod register;
+mod row;
 mod snapshot;
+mod stored;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use tokio::{net::TcpListener, runtime, sync::watch};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime,
+    sync::watch,
+    time,
+};
 
-use crate::site;
+use crate::{site, socket};
 use address::Shown;
-use snapshot::Snapshot;
+use health::Marks;
+use instances::Instances;
+use register::Desk;
+use snapshot::{Snapshot, Sources};
 
 #[derive(Args)]
 pub struct Options {
@@ -35,13 +52,23 @@ pub struct Options {
 
     #[command(flatten)]
     address: address::Options,
+
+    #[command(flatten)]
+    register: register::Options,
+
+    #[command(flatten)]
+    health: health::Options,
 }
+
+/// How often it is looked whose time to live is over.
+const EXPIRY: Duration = Duration::from_secs(1);
 
 /// What all handlers share.
 #[derive(Clone)]
 struct App {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     shown: Arc<Shown>,
+    desk: Arc<Desk>,
 }
 
 impl App {
@@ -52,23 +79,65 @@ impl App {
 }
 
 pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
+    raise_open_files();
     let shown = Arc::new(Shown::new(&options.address));
-    let snapshots = {
-        let shown = shown.clone();
-        snapshot::follow(site.clone(), move |before, after| {
-            events::describe(&shown, before, after)
-        })?
-    };
+    let instances = Arc::new(Instances::read(&options.register.state_dir)?);
+    let desk = Arc::new(Desk::new(&options.register, instances.clone())?);
+    let stored = stored::follow(site.clone())?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(options.listen).await;
-        let listener = listener.with_context(|| format!("cannot listen on {}", options.listen))?;
-        let address = listener.local_addr().context("cannot tell where it listens")?;
+        let tcp = TcpListener::bind(options.listen).await;
+        let tcp = tcp.with_context(|| format!("cannot listen on {}", options.listen))?;
+        let unix = options.register.socket.as_deref().map(socket::listen).transpose()?;
+        let unix = unix.map(from_std).transpose().context("cannot use the Unix socket")?;
+        let address = tcp.local_addr().context("cannot tell where it listens")?;
+
+        let marks = Arc::new(watch::Sender::new(Marks::default()));
+        tokio::spawn(health::follow(
+            options.health.clone(),
+            stored.clone(),
+            instances.follow(),
+            marks.clone(),
+        ));
+        tokio::spawn(expire(instances.clone(), marks.subscribe()));
+        let mut sources =
+            Sources { stored, instances: instances.follow(), marks: marks.subscribe() };
+        let (sender, snapshots) = watch::channel(Arc::new(sources.first()));
+        let describe = {
+            let shown = shown.clone();
+            move |before: &Snapshot, after: &Snapshot| events::describe(&shown, before, after)
+        };
+        tokio::spawn(sources.follow(sender, describe));
+
         println!("http://{address}/");
-        let app = App { snapshots, shown };
-        let router = api::router().merge(page::router()).with_state(app);
-        listen::serve(listener, router).await;
+        let app = App { snapshots, shown, desk };
+        let router = api::router().merge(page::router()).merge(register::router());
+        listen::serve(tcp, unix, router.with_state(app)).await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+fn from_std(listener: std::os::unix::net::UnixListener) -> std::io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+/// Checks and clients each take a descriptor.
+fn raise_open_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("cannot raise the number of open files: {error}");
+    }
+}
+
+async fn expire(instances: Arc<Instances>, marks: watch::Receiver<Marks>) {
+    loop {
+        time::sleep(EXPIRY).await;
+        let done = instances.expire(|name| marks.borrow().proven(name)).await;
+        if let Err(error) = done {
+            log::error!("{:#}", anyhow::Error::from(error));
+        }
+    }
 }

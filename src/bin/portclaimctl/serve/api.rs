@@ -1,27 +1,27 @@
 //! What programs read: `/v1`, `/healthz` and `/metrics`.
 
-use std::net::SocketAddr;
-
 use axum::{
-    Json, Router,
-    extract::{ConnectInfo, Path, Query as UrlQuery, State},
+    Extension, Json, Router,
+    extract::{Path, Query as UrlQuery, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    App,
-    address::Shown,
-    events,
-    query::{self, ParameterError, Parameters},
+    App, events,
+    health::Health,
+    listen::Peer,
+    query::{self, Parameters},
+    refusal::Refusal,
+    row::{self, EndpointDocument, InstanceDocument, PortDocument, Row},
     snapshot::Snapshot,
+    stored::Stored,
 };
 use crate::view::{
     claim,
-    lease::{Document, Held, owners},
+    lease::{Held, owners},
 };
 
 /// The description of all of it for programs.
@@ -32,6 +32,8 @@ pub fn router() -> Router<App> {
     Router::new()
         .route("/v1/ports", get(ports))
         .route("/v1/ports/{port}/{protocol}", get(one_port))
+        .route("/v1/instances", get(instances))
+        .route("/v1/discovery", get(discovery))
         .route("/v1/groups", get(groups))
         .route("/v1/claims", get(claims))
         .route("/v1/self", get(own))
@@ -39,57 +41,61 @@ pub fn router() -> Router<App> {
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics))
-        .fallback(async || refusal(StatusCode::NOT_FOUND, "there is no such page"))
+        .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is no such page"))
 }
 
-/// A lease and the address under which clients reach it.
-#[derive(Serialize)]
-pub struct Entry<'a> {
-    address: String,
-    /// Where a browser may be sent to.
-    url: Option<String>,
-    #[serde(flatten)]
-    lease: Document<'a>,
+type Asked = Result<UrlQuery<Parameters>, axum::extract::rejection::QueryRejection>;
+
+/// A list as programs read it, cut as they ask.
+fn list<'s>(
+    snapshot: &'s Snapshot,
+    asked: Asked,
+    key: &str,
+    admitted: impl Fn(&Row<'s>) -> bool,
+    document: impl Fn(&Row<'s>) -> Value,
+) -> Result<Json<Value>, Refusal> {
+    let UrlQuery(parameters) = asked.map_err(|error| Refusal::invalid(error.body_text()))?;
+    let query = parameters.parse().map_err(Refusal::invalid)?;
+    let (rows, total) = query.rows(snapshot, admitted);
+    let documents: Vec<_> = rows.iter().map(document).collect();
+    Ok(Json(json!({ "total": total, key: documents })))
 }
 
-impl<'a> Entry<'a> {
-    pub fn of(shown: &Shown, held: &Held<'a>) -> Self {
-        let (address, url) = (shown.of(held.lease), shown.url_of(held.lease));
-        Self { address, url, lease: held.document() }
-    }
-}
-
-/// An error as programs read it.
-pub fn refusal(status: StatusCode, message: &str) -> Response {
-    (status, Json(json!({ "error": message }))).into_response()
-}
-
-impl IntoResponse for ParameterError {
-    fn into_response(self) -> Response {
-        refusal(StatusCode::BAD_REQUEST, &self.to_string())
-    }
-}
-
-async fn ports(
-    State(app): State<App>,
-    parameters: Result<UrlQuery<Parameters>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Response> {
-    let UrlQuery(parameters) =
-        parameters.map_err(|error| refusal(StatusCode::BAD_REQUEST, &error.body_text()))?;
-    let query = parameters.parse().map_err(IntoResponse::into_response)?;
+async fn ports(State(app): State<App>, asked: Asked) -> Result<Json<Value>, Refusal> {
     let snapshot = app.now();
-    let (rows, total) = query.rows(&snapshot);
-    let entries: Vec<_> = rows.iter().map(|held| Entry::of(&app.shown, held)).collect();
-    Ok(Json(json!({ "total": total, "ports": entries })))
+    let is_port = |row: &Row<'_>| matches!(row, Row::Lease(_));
+    list(&snapshot, asked, "ports", is_port, |row| document(&app, &snapshot, row))
+}
+
+async fn instances(State(app): State<App>, asked: Asked) -> Result<Json<Value>, Refusal> {
+    let snapshot = app.now();
+    let is_instance = |row: &Row<'_>| matches!(row, Row::Instance(_));
+    list(&snapshot, asked, "instances", is_instance, |row| document(&app, &snapshot, row))
+}
+
+/// Either kind by itself.
+fn document(app: &App, snapshot: &Snapshot, row: &Row<'_>) -> Value {
+    match row {
+        Row::Lease(held) => row::value(&PortDocument::of(&app.shown, snapshot, held)),
+        Row::Instance(instance) => row::value(&InstanceDocument::of(snapshot, instance)),
+    }
+}
+
+/// Whatever clients may use: what is known not to work is left out.
+async fn discovery(State(app): State<App>, asked: Asked) -> Result<Json<Value>, Refusal> {
+    let snapshot = app.now();
+    let may_work = |row: &Row<'_>| !matches!(row.health(&snapshot), Some(Health::Unhealthy(_)));
+    let document = |row: &Row<'_>| row::value(&EndpointDocument::of(&app.shown, &snapshot, row));
+    list(&snapshot, asked, "endpoints", may_work, document)
 }
 
 async fn one_port(
     State(app): State<App>,
     Path((port, protocol)): Path<(String, String)>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refusal> {
     let (Ok(port), Some(protocol)) = (port.parse::<u16>(), query::protocol(&protocol)) else {
         let message = "a port and protocol like 8080/tcp are allowed";
-        return Err(refusal(StatusCode::BAD_REQUEST, message));
+        return Err(Refusal::invalid(message));
     };
     let snapshot = app.now();
     let entries = entries(&app, &snapshot, |held| {
@@ -97,7 +103,7 @@ async fn one_port(
     });
     if entries.is_empty() {
         let message = format!("host port {port}/{protocol} is held by nobody");
-        return Err(refusal(StatusCode::NOT_FOUND, &message));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, message));
     }
     Ok(Json(json!({ "ports": entries })))
 }
@@ -105,8 +111,12 @@ async fn one_port(
 /// The ports of whoever asks, by the address that it asks from.
 async fn own(
     State(app): State<App>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Result<Json<Value>, Response> {
+    Extension(peer): Extension<Peer>,
+) -> Result<Json<Value>, Refusal> {
+    let Peer::Address(peer) = peer else {
+        let message = "who asks over the Unix socket has no address";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, message));
+    };
     let address = peer.ip().to_canonical();
     let snapshot = app.now();
     let entries = entries(&app, &snapshot, |held| {
@@ -114,27 +124,26 @@ async fn own(
     });
     if entries.is_empty() {
         let message = format!("no container with the address {address} has host ports");
-        return Err(refusal(StatusCode::NOT_FOUND, &message));
+        return Err(Refusal::new(StatusCode::NOT_FOUND, message));
     }
     Ok(Json(json!({ "ports": entries })))
 }
 
 fn entries(app: &App, snapshot: &Snapshot, is_meant: impl Fn(&Held<'_>) -> bool) -> Vec<Value> {
-    let held = snapshot.holdings.iter();
+    let held = snapshot.stored.holdings.iter();
     let held = held.flat_map(|owner| owner.leases().iter().map(move |lease| Held { lease, owner }));
-    let entry = |held: Held<'_>| serde_json::to_value(Entry::of(&app.shown, &held));
-    let entries = held.filter(is_meant).map(entry);
-    entries.collect::<Result<_, _>>().expect("an entry can be written as JSON")
+    let entry = |held| row::value(&PortDocument::of(&app.shown, snapshot, &held));
+    held.filter(is_meant).map(entry).collect()
 }
 
 async fn groups(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "groups": app.now().group_documents() }))
+    Json(json!({ "groups": app.now().stored.group_documents() }))
 }
 
 async fn claims(State(app): State<App>) -> Json<Value> {
-    let snapshot = app.now();
-    let owners = owners(&snapshot.holdings);
-    let claims: Vec<_> = snapshot.claims.iter().map(|it| claim::document(it, &owners)).collect();
+    let stored = app.now().stored.clone();
+    let owners = owners(&stored.holdings);
+    let claims: Vec<_> = stored.claims.iter().map(|it| claim::document(it, &owners)).collect();
     Json(json!({ "claims": claims }))
 }
 
@@ -143,19 +152,19 @@ async fn openapi() -> Response {
 }
 
 async fn health(State(app): State<App>) -> Response {
-    match &app.now().error {
+    match &app.now().stored.error {
         None => "ok\n".into_response(),
         Some(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let text = render_metrics(&app.now());
+    let text = render_metrics(&app.now().stored);
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
 /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>
-fn render_metrics(snapshot: &Snapshot) -> String {
+fn render_metrics(stored: &Stored) -> String {
     use std::fmt::Write as _;
 
     let mut text = String::new();
@@ -166,7 +175,7 @@ fn render_metrics(snapshot: &Snapshot) -> String {
     line(format_args!(
         "# HELP portclaim_group_ports Ports of a group, by what has become of them."
     ));
-    snapshot.groups(|group| {
+    stored.groups(|group| {
         for (protocols, usage) in &group.usages {
             for protocol in protocols.iter() {
                 for (state, count) in [
@@ -187,19 +196,19 @@ fn render_metrics(snapshot: &Snapshot) -> String {
     line(format_args!("# TYPE portclaim_leases gauge"));
     line(format_args!("# HELP portclaim_leases Host ports that are held."));
     for (kind, is_module) in [("container", false), ("module", true)] {
-        let of_kind = snapshot.holdings.iter().filter(|it| it.module().is_some() == is_module);
+        let of_kind = stored.holdings.iter().filter(|it| it.module().is_some() == is_module);
         let count: usize = of_kind.map(|holding| holding.leases().len()).sum();
         line(format_args!("portclaim_leases{{holder=\"{kind}\"}} {count}"));
     }
     line(format_args!("# TYPE portclaim_claims gauge"));
     line(format_args!("# HELP portclaim_claims Claims, in use or not."));
     for (state, is_used) in [("used", true), ("unused", false)] {
-        let count = snapshot.claims.iter().filter(|it| it.holder.is_some() == is_used).count();
+        let count = stored.claims.iter().filter(|it| it.holder.is_some() == is_used).count();
         line(format_args!("portclaim_claims{{state=\"{state}\"}} {count}"));
     }
     line(format_args!("# TYPE portclaim_read_timestamp_seconds gauge"));
     line(format_args!("# HELP portclaim_read_timestamp_seconds When the database was read."));
-    line(format_args!("portclaim_read_timestamp_seconds {}", snapshot.at));
+    line(format_args!("portclaim_read_timestamp_seconds {}", stored.at));
     line(format_args!("# EOF"));
     text
 }
@@ -215,7 +224,7 @@ mod tests {
             forwarding("shop/web", &["8080/tcp", "80/udp"]).into(),
             block("mail1", 25, 2).into(),
         ];
-        let text = render_metrics(&Snapshot { holdings, at: 7, ..Snapshot::default() });
+        let text = render_metrics(&Stored { holdings, at: 7, ..Stored::default() });
         for line in [
             "portclaim_leases{holder=\"container\"} 2\n",
             "portclaim_leases{holder=\"module\"} 2\n",

@@ -17,17 +17,20 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use serde_json::json;
+use serde::Serialize;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
 
 use super::{
     App,
     address::Shown,
-    api::{Entry, refusal},
+    instance::Instance,
+    refusal::Refusal,
+    row::{self, InstanceDocument, PortDocument},
     snapshot::Snapshot,
 };
-use crate::view::lease::{Filter, changes, rows};
+use crate::view::lease::{Filter, Held, changes, rows};
 
 /// How many streams there may be at once.
 const STREAMS: usize = 256;
@@ -60,7 +63,8 @@ pub async fn stream(State(app): State<App>) -> Response {
             let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
             Sse::new(changes_from_now(app.snapshots, place)).keep_alive(keep_alive).into_response()
         }
-        None => refusal(StatusCode::SERVICE_UNAVAILABLE, "there are too many event streams"),
+        None => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "there are too many event streams")
+            .into_response(),
     }
 }
 
@@ -86,17 +90,115 @@ fn changes_from_now(
     })
 }
 
+/// What is different between two lists.
+#[derive(Default, Serialize)]
+struct Change {
+    removed: Vec<Value>,
+    added: Vec<Value>,
+    /// Those that are in both, and of which something else is known.
+    health: Vec<Value>,
+}
+
 /// What has changed, as JSON; nothing where the same is shown.
 pub fn describe(shown: &Shown, before: &Snapshot, after: &Snapshot) -> Option<String> {
-    let all = Filter::default();
-    let (before_rows, after_rows) = (rows(&before.holdings, &all), rows(&after.holdings, &all));
-    let (gone, come) = changes(&before_rows, &after_rows);
-    let claims_differ = before.claims != after.claims;
-    if gone.is_empty() && come.is_empty() && !claims_differ {
+    let (ports, instances) = (of_ports(shown, before, after), of_instances(before, after));
+    let claims = before.stored.claims != after.stored.claims;
+    let is_same =
+        |it: &Change| it.removed.is_empty() && it.added.is_empty() && it.health.is_empty();
+    if is_same(&ports) && is_same(&instances) && !claims {
         return None;
     }
-    let entries = |rows: &[_]| rows.iter().map(|held| Entry::of(shown, held)).collect::<Vec<_>>();
-    let change =
-        json!({ "removed": entries(&gone), "added": entries(&come), "claims": claims_differ });
+    let mut change = row::value(&ports);
+    change["claims"] = claims.into();
+    change["instances"] = row::value(&instances);
     Some(change.to_string())
+}
+
+fn of_ports(shown: &Shown, before: &Snapshot, after: &Snapshot) -> Change {
+    let document = |of, held: &Held<'_>| row::value(&PortDocument::of(shown, of, held));
+    let all = Filter::default();
+    let rows_after = rows(&after.stored.holdings, &all);
+    let (gone, come) = if Arc::ptr_eq(&before.stored, &after.stored) {
+        Default::default()
+    } else {
+        changes(&rows(&before.stored.holdings, &all), &rows_after)
+    };
+    let differs =
+        |held: &&Held<'_>| before.health_of(held) != after.health_of(held) && !come.contains(held);
+    let health = rows_after.iter().filter(differs).map(|held| document(after, held)).collect();
+    Change {
+        removed: gone.iter().map(|held| document(before, held)).collect(),
+        added: come.iter().map(|held| document(after, held)).collect(),
+        health,
+    }
+}
+
+fn of_instances(before: &Snapshot, after: &Snapshot) -> Change {
+    let document = |of, it: &Instance| row::value(&InstanceDocument::of(of, it));
+    let find = |of: &'_ Snapshot, it: &Instance| {
+        of.instances.binary_search_by(|other| other.name.cmp(&it.name)).ok()
+    };
+    let is_in =
+        |of: &Snapshot, it: &Instance| find(of, it).is_some_and(|at| of.instances[at] == *it);
+    let mut change = Change::default();
+    for gone in before.instances.iter().filter(|it| !is_in(after, it)) {
+        change.removed.push(document(before, gone));
+    }
+    for instance in after.instances.iter() {
+        let health = |of: &Snapshot| of.health_of_instance(instance).cloned();
+        if !is_in(before, instance) {
+            change.added.push(document(after, instance));
+        } else if health(before) != health(after) {
+            change.health.push(document(after, instance));
+        }
+    }
+    change
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            health::{Marks, Subject},
+            instance::tests::instance,
+            stored::Stored,
+        },
+        *,
+    };
+    use crate::view::lease::tests::forwarding;
+
+    #[test]
+    fn changes_are_told_by_kind() {
+        let web = forwarding("shop/web", &["80/tcp", "81/tcp"]);
+        let subject = Subject::Container(web.attachment.clone());
+        let stored = Arc::new(Stored { holdings: vec![web.into()], ..Stored::default() });
+        let before = Snapshot {
+            instances: Arc::new(vec![instance("a", "h:1"), instance("b", "h:2")]),
+            stored: stored.clone(),
+            ..Snapshot::default()
+        };
+        let db = forwarding("shop/db", &["82/tcp"]);
+        let mut holdings = stored.holdings.clone();
+        holdings.push(db.into());
+        let after = Snapshot {
+            stored: Arc::new(Stored { holdings, ..Stored::default() }),
+            instances: Arc::new(vec![instance("b", "h:3"), instance("c", "h:4")]),
+            marks: Arc::new(Marks::unhealthy(subject, "HTTP 500")),
+            ..Snapshot::default()
+        };
+        let shown = Shown::default();
+        assert_eq!(describe(&shown, &after, &after), None);
+        let told = describe(&shown, &before, &after).unwrap();
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let of = |list: &Value, key: &str| -> Vec<String> {
+            list.as_array().unwrap().iter().map(|it| it[key].to_string()).collect()
+        };
+        assert_eq!(of(&told["added"], "hostPort"), ["82"]);
+        assert_eq!(of(&told["removed"], "hostPort"), [""; 0]);
+        assert_eq!(of(&told["health"], "hostPort"), ["80", "81"]);
+        assert_eq!(of(&told["health"], "healthReason"), ["\"HTTP 500\""; 2]);
+        assert_eq!(of(&told["instances"]["removed"], "address"), ["\"h:1\"", "\"h:2\""]);
+        assert_eq!(of(&told["instances"]["added"], "address"), ["\"h:3\"", "\"h:4\""]);
+        assert_eq!(told["claims"], false);
+    }
 }

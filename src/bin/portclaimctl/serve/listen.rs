@@ -1,15 +1,15 @@
 //! Serving connections so that slow and hostile clients keep nobody out: a number of
 //! connections at most, each with a time for its headers and for its answer.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, Request},
+    extract::Request,
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use hyper::{
     body::Incoming,
@@ -22,12 +22,14 @@ use hyper_util::{
 };
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
     sync::Semaphore,
     time,
 };
 
-use super::api::refusal;
+use super::refusal::Refusal;
+use crate::socket;
 
 /// How many connections there may be at once; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
@@ -45,12 +47,59 @@ const ANSWER: Duration = Duration::from_secs(10);
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
     connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-pub async fn serve(listener: TcpListener, router: Router) {
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Over TCP.
+    Address(SocketAddr),
+    /// Over the Unix socket: the user that the kernel names.
+    User(u32),
+}
+
+/// Where connections come from.
+trait Listener {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    async fn next(&self) -> io::Result<(Self::Stream, Peer)>;
+}
+
+impl Listener for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, peer) = self.accept().await?;
+        // Who does not read its answer for so long is gone.
+        let limit = UNREAD.as_millis().try_into().expect("it is a few seconds");
+        set_tcp_user_timeout(&stream, limit)?;
+        Ok((stream, Peer::Address(peer)))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, _) = self.accept().await?;
+        let uid = socket::user_of(&stream)?;
+        Ok((stream, Peer::User(uid)))
+    }
+}
+
+/// Serves whoever connects, over either.
+pub async fn serve(tcp: TcpListener, unix: Option<UnixListener>, router: Router) {
     let router = router.layer(middleware::from_fn(in_time)).layer(middleware::from_fn(guard));
+    if let Some(unix) = unix {
+        // Those of the host itself have places of their own.
+        tokio::spawn(serve_all(unix, router.clone()));
+    }
+    serve_all(tcp, router).await;
+}
+
+async fn serve_all(listener: impl Listener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = places.clone().acquire_owned().await.expect("it is never closed");
-        let (stream, peer) = match listener.accept().await {
+        let (stream, peer) = match listener.next().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Gone again, or too many open files, which passes.
@@ -59,12 +108,6 @@ pub async fn serve(listener: TcpListener, router: Router) {
                 continue;
             }
         };
-        // Who does not read its answer for so long is gone.
-        let limit = UNREAD.as_millis().try_into().expect("it is a few seconds");
-        if let Err(error) = set_tcp_user_timeout(&stream, limit) {
-            log::warn!("cannot limit a connection: {error}");
-            continue;
-        }
         let router = router.clone();
         tokio::spawn(async move {
             serve_one(stream, peer, router).await;
@@ -73,10 +116,14 @@ pub async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
-async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router) {
+async fn serve_one(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    router: Router,
+) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(peer);
         TowerToHyperService::new(router.clone()).call(request)
     });
     let mut builder = http1::Builder::new();
@@ -88,7 +135,9 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router) {
 async fn in_time(request: Request, next: Next) -> Response {
     match time::timeout(ANSWER, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => refusal(StatusCode::SERVICE_UNAVAILABLE, "this takes too long"),
+        Err(_) => {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "this takes too long").into_response()
+        }
     }
 }
 

@@ -10,17 +10,22 @@ use axum::{
     routing::get,
 };
 use minijinja::{AutoEscape, Environment, Value, context, value::Serde};
-use portclaim::lease::PortName;
+use portclaim::lease::Protocol;
 use serde::Serialize;
 
 use super::{
     App,
+    address::Shown,
+    health::Health,
     query::{Key, Parameters, Query},
+    row::Row,
     snapshot::Snapshot,
+    stored::Stored,
 };
 use crate::view::{
     claim::{self, State as ClaimState},
-    lease::{Held, owners},
+    lease::owners,
+    time,
 };
 
 const PAGE: &str = include_str!("assets/page.html");
@@ -50,7 +55,7 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 
 /// A row of the table of ports.
 #[derive(Serialize)]
-struct Row {
+struct Cells {
     name: String,
     address: String,
     link: Option<String>,
@@ -59,21 +64,29 @@ struct Row {
     target: String,
     group: String,
     claim: String,
+    tags: Vec<String>,
     age: String,
+    /// `healthy`, `unhealthy`, `pending`, or empty where it is not checked.
+    health: &'static str,
+    reason: String,
 }
 
-impl Row {
-    fn of(app: &App, held: &Held<'_>, now: u64) -> Self {
+impl Cells {
+    fn of(shown: &Shown, snapshot: &Snapshot, row: &Row<'_>) -> Self {
+        let health = row.health(snapshot);
         Self {
-            name: held.lease.name.as_ref().map(PortName::to_string).unwrap_or_default(),
-            address: app.shown.of(held.lease),
-            link: app.shown.url_of(held.lease),
-            protocol: held.lease.host.protocol.name(),
-            owner: held.owner.to_string(),
-            target: held.target(),
-            group: held.group(),
-            claim: held.lease.claim.as_ref().map(ToString::to_string).unwrap_or_default(),
-            age: held.age(now),
+            name: row.name().unwrap_or_default().to_owned(),
+            address: row.address(shown),
+            link: row.url(shown),
+            protocol: row.protocol().map_or("", Protocol::name),
+            owner: row.owner(),
+            target: row.target().unwrap_or_default(),
+            group: row.group().unwrap_or_default(),
+            claim: row.claim().unwrap_or_default(),
+            tags: row.tags().iter().map(ToString::to_string).collect(),
+            age: time::span(snapshot.stored.at.saturating_sub(row.since())),
+            health: health.map_or("", Health::name),
+            reason: health.and_then(Health::reason).unwrap_or_default().to_owned(),
         }
     }
 }
@@ -124,7 +137,7 @@ async fn page(
             (none.parse().expect("it is understood"), Some(error.to_string()))
         }
     };
-    match render(&app, &parameters, &query, error) {
+    match render(&app.shown, &app.now(), &parameters, &query, error) {
         Ok(text) => Html(text).into_response(),
         Err(error) => {
             log::error!("cannot render the page: {error:#}");
@@ -134,15 +147,16 @@ async fn page(
 }
 
 fn render(
-    app: &App,
+    shown: &Shown,
+    snapshot: &Snapshot,
     parameters: &Parameters,
     query: &Query,
     error: Option<String>,
 ) -> Result<String, minijinja::Error> {
-    let snapshot = app.now();
-    let (rows, total) = if error.is_some() { (Vec::new(), 0) } else { query.rows(&snapshot) };
-    let rows: Vec<_> = rows.iter().map(|held| Row::of(app, held, snapshot.at)).collect();
-    let shown = rows.len();
+    let (rows, total) =
+        if error.is_some() { (Vec::new(), 0) } else { query.rows(snapshot, |_| true) };
+    let rows: Vec<_> = rows.iter().map(|row| Cells::of(shown, snapshot, row)).collect();
+    let count = rows.len();
     let filters = [
         ("q", "Search", &parameters.q),
         ("namespace", "Namespace", &parameters.namespace),
@@ -156,22 +170,22 @@ fn render(
         .collect();
     let at = |offset: usize| link(parameters, &[("offset", &offset.to_string())]);
     let previous = (query.offset > 0).then(|| at(query.offset.saturating_sub(query.limit)));
-    let next = (query.offset + shown < total).then(|| at(query.offset + query.limit));
+    let next = (query.offset + count < total).then(|| at(query.offset + query.limit));
     ENGINE.get_template(NAME)?.render(context! {
         filters,
         error,
-        warning => snapshot.error.clone(),
+        warning => snapshot.stored.error.clone(),
         columns => Value::from(Serde(columns(parameters, query))),
         rows => Value::from(Serde(rows)),
-        first => if shown == 0 { 0 } else { query.offset + 1 },
-        last => query.offset + shown,
+        first => if count == 0 { 0 } else { query.offset + 1 },
+        last => query.offset + count,
         total,
-        is_empty => snapshot.holdings.is_empty(),
+        is_empty => snapshot.stored.holdings.is_empty() && snapshot.instances.is_empty(),
         previous,
         next,
         sort => &parameters.sort,
-        groups => groups(&snapshot),
-        claims => claims(&snapshot),
+        groups => groups(&snapshot.stored),
+        claims => claims(&snapshot.stored),
         version => env!("CARGO_PKG_VERSION"),
     })
 }
@@ -186,6 +200,7 @@ fn columns(parameters: &Parameters, query: &Query) -> Vec<Column> {
         ("Group", Some("group")),
         ("Claim", None),
         ("Age", Some("age")),
+        ("Health", Some("health")),
     ];
     let column = |(title, key): (&'static str, Option<&str>)| {
         let Some(key) = key else { return Column { title, link: None, order: "none" } };
@@ -212,6 +227,7 @@ fn link(parameters: &Parameters, changes: &[(&str, &str)]) -> String {
         ("port", &parameters.port),
         ("network", &parameters.network),
         ("module", &parameters.module),
+        ("health", &parameters.health),
         ("sort", &parameters.sort),
         ("limit", &parameters.limit),
         ("offset", &parameters.offset),
@@ -238,8 +254,8 @@ fn encode(text: &str) -> String {
     encoded
 }
 
-fn groups(snapshot: &Snapshot) -> Value {
-    let of_group = snapshot.groups(|group| {
+fn groups(stored: &Stored) -> Value {
+    let of_group = stored.groups(|group| {
         let name = group.pool.name.to_string();
         let row = |(protocols, usage): &(portclaim::lease::Protocols, _)| {
             let crate::view::group::Usage { leased, reserved, cooling, free } = *usage;
@@ -258,50 +274,53 @@ fn groups(snapshot: &Snapshot) -> Value {
     Value::from(Serde(of_group.into_iter().flatten().collect::<Vec<_>>()))
 }
 
-fn claims(snapshot: &Snapshot) -> Value {
-    let owners = owners(&snapshot.holdings);
+fn claims(stored: &Stored) -> Value {
+    let owners = owners(&stored.holdings);
     let row = |it: &portclaim::lease::Claim| Claim {
         key: it.key.to_string(),
         ports: claim::ports(it),
         group: it.group.to_string(),
-        state: ClaimState::of(it, &owners, snapshot.at).to_string(),
+        state: ClaimState::of(it, &owners, stored.at).to_string(),
     };
-    Value::from(Serde(snapshot.claims.iter().map(row).collect::<Vec<_>>()))
+    Value::from(Serde(stored.claims.iter().map(row).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use tokio::sync::watch;
-
-    use super::{super::address::Shown, *};
+    use super::{super::instance, *};
     use crate::view::lease::tests::forwarding;
 
-    fn shown(parameters: &Parameters, snapshot: Snapshot) -> String {
-        let (_sender, snapshots) = watch::channel(Arc::new(snapshot));
-        let app = App { snapshots, shown: Arc::new(Shown::default()) };
-        render(&app, parameters, &parameters.parse().unwrap(), None).unwrap()
+    fn shown(parameters: &Parameters, snapshot: &Snapshot) -> String {
+        let query = parameters.parse().unwrap();
+        render(&Shown::default(), snapshot, parameters, &query, None).unwrap()
     }
 
     #[test]
     fn text_of_others_is_text() {
         let mut web = forwarding("shop/web", &["8080/tcp"]);
         web.leases[0].claim = "c".parse().ok();
-        let snapshot = Snapshot {
+        let stored = Stored {
             holdings: vec![web.into()],
             error: Some("<script>alert(1)</script>".to_owned()),
-            ..Snapshot::default()
+            ..Stored::default()
         };
+        let mut known = instance::tests::instance("known", "h:1");
+        known.tags = instance::tags(["<script>alert(2)</script>"].into_iter()).unwrap();
+        let instances = Arc::new(vec![known]);
+        let snapshot = Snapshot { stored: Arc::new(stored), instances, ..Snapshot::default() };
+        let tagged = shown(&Parameters::default(), &snapshot);
+        assert!(tagged.contains("&lt;script&gt;alert(2)"), "{tagged}");
         let q = "\"><b>".to_owned();
-        let text = shown(&Parameters { q, ..Parameters::default() }, snapshot);
+        let text = shown(&Parameters { q, ..Parameters::default() }, &snapshot);
         assert!(!text.contains("<script>alert") && !text.contains("\"><b>"), "{text}");
         assert!(text.contains("&lt;script&gt;"), "{text}");
     }
 
     #[test]
     fn an_empty_node_says_what_to_do() {
-        let text = shown(&Parameters::default(), Snapshot::default());
+        let text = shown(&Parameters::default(), &Snapshot::default());
         assert!(text.contains("No host port is held"), "{text}");
     }
 

@@ -1,16 +1,16 @@
 //! What is asked of a list: which rows, in which order, and how many.
 
-use std::{cmp::Ordering, fmt::Display, str::FromStr};
+use std::{fmt::Display, str::FromStr};
 
-use portclaim::lease::{PortName, Protocol};
+use portclaim::lease::{Port, Protocol};
 use serde::Deserialize;
 
 use crate::{
     output,
-    view::lease::{Filter, Held, rows},
+    view::lease::{Filter, rows},
 };
 
-use super::snapshot::Snapshot;
+use super::{health::Health, instance::Instance, row::Row, snapshot::Snapshot};
 
 /// How many rows are given at once, unless told otherwise, and at most.
 const USUAL: usize = 100;
@@ -27,6 +27,7 @@ pub struct Parameters {
     pub port: String,
     pub network: String,
     pub module: String,
+    pub health: String,
     /// Part of anything that is shown.
     pub q: String,
     pub sort: String,
@@ -52,23 +53,58 @@ pub enum Key {
     Group,
     Protocol,
     Age,
+    Health,
 }
 
 impl Key {
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("port", Self::Port),
         ("name", Self::Name),
         ("owner", Self::Owner),
         ("group", Self::Group),
         ("protocol", Self::Protocol),
         ("age", Self::Age),
+        ("health", Self::Health),
     ];
+}
+
+/// What health is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wellness {
+    Is(&'static str),
+    Unchecked,
+}
+
+impl Wellness {
+    const ALLOWED: &str = "healthy, unhealthy, pending and unchecked are allowed";
+
+    fn admits(self, health: Option<&Health>) -> bool {
+        match self {
+            Self::Is(name) => health.is_some_and(|health| health.name() == name),
+            Self::Unchecked => health.is_none(),
+        }
+    }
+}
+
+impl FromStr for Wellness {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "healthy" => Ok(Self::Is("healthy")),
+            "unhealthy" => Ok(Self::Is("unhealthy")),
+            "pending" => Ok(Self::Is("pending")),
+            "unchecked" => Ok(Self::Unchecked),
+            _ => Err(Self::ALLOWED),
+        }
+    }
 }
 
 /// What is asked.
 #[derive(Clone, Debug)]
 pub struct Query {
     filter: Filter,
+    health: Option<Wellness>,
     text: String,
     pub key: Key,
     pub is_descending: bool,
@@ -111,6 +147,7 @@ impl Parameters {
                 network: parsed("network", &self.network)?,
                 module: parsed("module", &self.module)?,
             },
+            health: parsed("health", &self.health)?,
             text: self.q.to_lowercase(),
             key,
             is_descending,
@@ -138,20 +175,40 @@ fn parsed<T: FromStr<Err: Display>>(
 }
 
 impl Query {
-    /// The rows that are asked for, and how many there are without `limit`.
-    pub fn rows<'s>(&self, snapshot: &'s Snapshot) -> (Vec<Held<'s>>, usize) {
-        let mut rows = rows(&snapshot.holdings, &self.filter);
-        if !self.text.is_empty() {
-            rows.retain(|held| self.is_mentioned(held));
-        }
+    /// The ports and the instances that are asked for, of those that are `admitted`,
+    /// and how many there are without `limit`.
+    pub fn rows<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        admitted: impl Fn(&Row<'s>) -> bool,
+    ) -> (Vec<Row<'s>>, usize) {
+        let ports = rows(&snapshot.stored.holdings, &self.filter).into_iter().map(Row::Lease);
+        let instances = snapshot.instances.iter().filter(|it| self.admits(it)).map(Row::Instance);
+        let is_asked_for = |row: &Row<'s>| {
+            admitted(row)
+                && self.health.is_none_or(|asked| asked.admits(row.health(snapshot)))
+                && (self.text.is_empty() || row.mentions(&self.text))
+        };
+        let mut rows: Vec<_> = ports.chain(instances).filter(is_asked_for).collect();
         // Stable: rows that are alike stay in the order of their ports.
+        rows.sort_by_key(Row::port);
         match self.key {
             Key::Port => {}
-            Key::Name => rows.sort_by(|a, b| by(a, b, name)),
-            Key::Owner => rows.sort_by_cached_key(|held| held.owner.to_string()),
-            Key::Group => rows.sort_by_cached_key(Held::group),
-            Key::Protocol => rows.sort_by_key(|held| held.lease.host.protocol),
-            Key::Age => rows.sort_by_key(|held| held.owner.since()),
+            // Those without one come last.
+            Key::Name => rows.sort_by_key(|row| (row.name().is_none(), row.name())),
+            Key::Owner => rows.sort_by_cached_key(Row::owner),
+            Key::Group => rows.sort_by_cached_key(|row| {
+                let group = row.group();
+                (group.is_none(), group)
+            }),
+            Key::Protocol => rows.sort_by_key(|row| (row.protocol().is_none(), row.protocol())),
+            Key::Age => rows.sort_by_key(Row::since),
+            Key::Health => rows.sort_by_key(|row| match row.health(snapshot) {
+                Some(Health::Unhealthy(_)) => 0,
+                Some(Health::Pending) => 1,
+                Some(Health::Healthy) => 2,
+                None => 3,
+            }),
         }
         if self.is_descending {
             rows.reverse();
@@ -160,30 +217,18 @@ impl Query {
         (rows.into_iter().skip(self.offset).take(self.limit).collect(), total)
     }
 
-    fn is_mentioned(&self, held: &Held<'_>) -> bool {
-        let has = |text: &str| text.to_lowercase().contains(&self.text);
-        let at = held.owner.attachment();
-        has(&held.lease.host.to_string())
-            || has(&held.owner.to_string())
-            || has(&held.group())
-            || has(&held.target())
-            || held.lease.name.as_ref().is_some_and(|name| has(name.as_str()))
-            || held.lease.claim.as_ref().is_some_and(|claim| has(claim.as_str()))
-            || at.is_some_and(|at| has(at.container.as_str()) || has(at.network.as_str()))
-    }
-}
-
-fn name<'a>(held: &Held<'a>) -> Option<&'a str> {
-    held.lease.name.as_ref().map(PortName::as_str)
-}
-
-/// Those without one come last.
-fn by<'a>(a: &Held<'a>, b: &Held<'a>, key: fn(&Held<'a>) -> Option<&'a str>) -> Ordering {
-    match (key(a), key(b)) {
-        (Some(a), Some(b)) => a.cmp(b),
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => Ordering::Equal,
+    /// Whether an instance is what the filters ask for. It is of no pod, group, network
+    /// or module.
+    fn admits(&self, instance: &Instance) -> bool {
+        let Filter { namespace, pod, group, protocol, ports, network, module } = &self.filter;
+        let port = Port::new(instance.address.port());
+        namespace.is_none()
+            && pod.is_none()
+            && group.is_none()
+            && network.is_none()
+            && module.is_none()
+            && (protocol.is_none() || *protocol == instance.protocol())
+            && ports.as_ref().is_none_or(|ports| port.is_some_and(|port| ports.contains(port)))
     }
 }
 
@@ -194,7 +239,16 @@ pub fn protocol(text: &str) -> Option<Protocol> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use super::{
+        super::{
+            health::{Marks, Subject},
+            instance::tests::instance,
+            stored::Stored,
+        },
+        *,
+    };
     use crate::view::{
         holding::Holding,
         lease::tests::{block, forwarding},
@@ -203,18 +257,24 @@ mod tests {
     fn snapshot() -> Snapshot {
         let mut web = forwarding("shop/web", &["8080/tcp@games", "80/udp"]);
         web.leases[0].name = "http".parse().ok();
+        let sick = Subject::Container(web.attachment.clone());
         let holdings: Vec<Holding> = vec![
             web.into(),
             forwarding("a/db", &["5432/tcp"]).into(),
             block("mail1", 25, 2).into(),
         ];
-        Snapshot { holdings, ..Snapshot::default() }
+        Snapshot {
+            stored: Arc::new(Stored { holdings, ..Stored::default() }),
+            instances: Arc::new(vec![instance("known", "node.example:90")]),
+            marks: Arc::new(Marks::unhealthy(sick, "connection refused")),
+            ..Snapshot::default()
+        }
     }
 
     fn ports(parameters: &Parameters) -> (Vec<u16>, usize) {
         let snapshot = snapshot();
-        let (rows, total) = parameters.parse().unwrap().rows(&snapshot);
-        (rows.iter().map(|held| held.lease.host.port.number()).collect(), total)
+        let (rows, total) = parameters.parse().unwrap().rows(&snapshot, |_| true);
+        (rows.iter().map(Row::port).collect(), total)
     }
 
     #[test]
@@ -224,15 +284,21 @@ mod tests {
             set(&mut parameters);
             ports(&parameters)
         };
-        assert_eq!(with(|_| ()), (vec![25, 26, 80, 5432, 8080], 5));
-        assert_eq!(with(|p| p.sort = "-port".into()), (vec![8080, 5432, 80, 26, 25], 5));
-        assert_eq!(with(|p| p.sort = "owner".into()), (vec![5432, 25, 26, 80, 8080], 5));
-        assert_eq!(with(|p| p.sort = "name".into()).0[0], 8080);
+        assert_eq!(with(|_| ()), (vec![25, 26, 80, 90, 5432, 8080], 6));
+        assert_eq!(with(|p| p.sort = "-port".into()), (vec![8080, 5432, 90, 80, 26, 25], 6));
+        assert_eq!(with(|p| p.sort = "owner".into()), (vec![5432, 25, 26, 90, 80, 8080], 6));
+        assert_eq!(with(|p| p.sort = "name".into()).0[..2], [8080, 90]);
+        assert_eq!(with(|p| p.sort = "health".into()).0[..2], [80, 8080]);
+        assert_eq!(with(|p| p.health = "unhealthy".into()), (vec![80, 8080], 2));
+        assert_eq!(with(|p| p.health = "unchecked".into()), (vec![25, 26, 90, 5432], 4));
+        assert_eq!(with(|p| p.q = "EXAMPLE".into()), (vec![90], 1));
+        assert_eq!(with(|p| p.protocol = "tcp".into()).0, [25, 26, 5432, 8080]);
+        assert_eq!(with(|p| p.port = "80-90".into()), (vec![80, 90], 2));
         assert_eq!(with(|p| p.q = "MAIL".into()), (vec![25, 26], 2));
         assert_eq!(with(|p| p.q = "8080".into()), (vec![8080], 1));
         assert_eq!(with(|p| p.namespace = "shop".into()), (vec![80, 8080], 2));
-        assert_eq!(with(|p| (p.limit, p.offset) = ("2".into(), "1".into())), (vec![26, 80], 5));
-        assert_eq!(with(|p| p.offset = "9".into()), (vec![], 5));
+        assert_eq!(with(|p| (p.limit, p.offset) = ("2".into(), "1".into())), (vec![26, 80], 6));
+        assert_eq!(with(|p| p.offset = "9".into()), (vec![], 6));
     }
 
     #[test]
@@ -250,6 +316,10 @@ mod tests {
             (
                 Parameters { protocol: "icmp".into(), ..Parameters::default() },
                 "protocol is \"icmp\"",
+            ),
+            (
+                Parameters { health: "sick".into(), ..Parameters::default() },
+                "health is \"sick\": healthy, unhealthy, ",
             ),
             (Parameters { namespace: "../x".into(), ..Parameters::default() }, "namespace is "),
         ] {

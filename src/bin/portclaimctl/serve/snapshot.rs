@@ -1,43 +1,26 @@
-//! What the store and the conflists say at one moment, and following it.
+//! All that is shown at one moment: what the store holds, who registered itself, and
+//! who of them works.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::Context;
-use portclaim::{
-    host,
-    lease::{Claim, Port, PortSet, Protocol},
-    store::StoreError,
+use tokio::{sync::watch, time};
+
+use super::{
+    health::{Health, Marks},
+    instance::Instance,
+    instances::List,
+    stored::Stored,
 };
-use tokio::sync::watch;
+use crate::view::lease::Held;
 
-use crate::{
-    site::{self, Site, everything, since_boot},
-    view::{
-        group::{Document, Occupation, Policy, Statistics, pools, resting, statistics},
-        holding::Holding,
-        time,
-    },
-    watch::Watch,
-};
+/// How long to wait for more of what changes: checks end one after the other.
+const SETTLE: Duration = Duration::from_millis(50);
 
-/// How long what changes without a commit may be old: cool-downs, expiries, conflists.
-const REFRESH: Duration = Duration::from_secs(10);
-/// How long to wait for more commits before reading: many come at once.
-const SETTLE: Duration = Duration::from_millis(100);
-
-/// All that is shown.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    pub holdings: Vec<Holding>,
-    pub claims: Vec<Claim>,
-    pub cooling: Vec<(Protocol, Port)>,
-    pub policies: Vec<Policy>,
-    /// The ports that the kernel gives to connections itself.
-    pub ephemeral: PortSet,
-    /// Seconds since the Unix epoch.
-    pub at: u64,
-    /// Why the store could not be read; what is shown is older then.
-    pub error: Option<String>,
+    pub stored: Arc<Stored>,
+    pub instances: List,
+    pub marks: Arc<Marks>,
     /// How many there were before this one.
     pub number: u64,
     /// What is different from the one before, for those who watch; none where it shows
@@ -46,75 +29,61 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn read(options: &site::Options) -> anyhow::Result<Self> {
-        let site = Site::find(options)?;
-        let policies = site.policies()?;
-        let reader = site.read_again()?;
-        let (holdings, claims) = everything(&reader)?;
-        let (mut cooling, since_boot) = (Vec::new(), since_boot());
-        let mut read = || {
-            for protocol in Protocol::ALL {
-                cooling.extend(resting(protocol, &reader.releases(protocol)?, since_boot));
-            }
-            Ok::<_, StoreError>(())
-        };
-        read().context("cannot read the leases")?;
-        let ephemeral = host::ephemeral_ports()?;
-        let at = time::now();
-        Ok(Self { holdings, claims, cooling, policies, ephemeral, at, ..Self::default() })
+    /// Whether who holds a port works; none where that is not checked.
+    pub fn health_of(&self, held: &Held<'_>) -> Option<&Health> {
+        self.marks.of_container(held.owner.attachment()?)
     }
 
-    /// The groups, and what is made of each.
-    pub fn groups<T>(&self, mut show: impl FnMut(&Statistics<'_>) -> T) -> Vec<T> {
-        let occupation = Occupation::new(&self.holdings, &self.claims, &self.cooling, self.at);
-        let of = |pool| show(&statistics(pool, &occupation, &self.ephemeral));
-        pools(&self.policies).into_iter().map(of).collect()
-    }
-
-    /// The groups as programs read them.
-    pub fn group_documents(&self) -> Vec<serde_json::Value> {
-        self.groups(|group| {
-            let document: Document<'_> = group.document();
-            serde_json::to_value(document).expect("a document can be written as JSON")
-        })
+    /// Whether an instance works; none where that is not checked.
+    pub fn health_of_instance(&self, instance: &Instance) -> Option<&Health> {
+        self.marks.of_instance(&instance.name)
     }
 }
 
-/// Reads what there is, and again with every change, which `describe` puts into words.
-pub fn follow(
-    options: site::Options,
-    describe: impl Fn(&Snapshot, &Snapshot) -> Option<String> + Send + 'static,
-) -> anyhow::Result<watch::Receiver<Arc<Snapshot>>> {
-    let data_dir = Site::find(&options)?.data_dir;
-    // Watched before it is read, so that nothing is missed.
-    let mut watch = Watch::new(&data_dir)?;
-    let first = Snapshot::read(&options)?;
-    let (sender, receiver) = watch::channel(Arc::new(first));
-    let mut follow = move || {
-        loop {
-            watch.wait_for(REFRESH)?;
-            thread::sleep(SETTLE);
-            let before = sender.borrow().clone();
-            let mut next = Snapshot::read(&options).unwrap_or_else(|error| {
-                log::warn!("{error:#}");
-                Snapshot { error: Some(format!("{error:#}")), ..(*before).clone() }
-            });
-            next.number = before.number + 1;
-            next.change = describe(&before, &next);
-            if sender.send(Arc::new(next)).is_err() {
-                return Ok::<_, anyhow::Error>(());
-            }
+/// What snapshots are made of.
+pub struct Sources {
+    pub stored: watch::Receiver<Arc<Stored>>,
+    pub instances: watch::Receiver<List>,
+    pub marks: watch::Receiver<Marks>,
+}
+
+impl Sources {
+    /// What there is now.
+    pub fn first(&mut self) -> Snapshot {
+        let marks = Arc::new(self.marks.borrow_and_update().clone());
+        self.after(&Snapshot::default(), marks)
+    }
+
+    fn after(&mut self, before: &Snapshot, marks: Arc<Marks>) -> Snapshot {
+        Snapshot {
+            stored: self.stored.borrow_and_update().clone(),
+            instances: self.instances.borrow_and_update().clone(),
+            marks,
+            number: before.number + 1,
+            change: None,
         }
-    };
-    thread::Builder::new()
-        .name("follow".to_owned())
-        .spawn(move || {
-            if let Err(error) = follow() {
-                // Without it, what is shown would be old for ever.
-                log::error!("{error:#}");
-                std::process::exit(1);
-            }
-        })
-        .context("cannot start a thread")?;
-    Ok(receiver)
+    }
+
+    /// Makes one with every change, which `describe` puts into words.
+    pub async fn follow(
+        mut self,
+        snapshots: watch::Sender<Arc<Snapshot>>,
+        describe: impl Fn(&Snapshot, &Snapshot) -> Option<String>,
+    ) {
+        loop {
+            let before = snapshots.borrow().clone();
+            // None of them ends before the process does.
+            let marks = tokio::select! {
+                _ = self.stored.changed() => before.marks.clone(),
+                _ = self.instances.changed() => before.marks.clone(),
+                _ = self.marks.changed() => {
+                    time::sleep(SETTLE).await;
+                    Arc::new(self.marks.borrow_and_update().clone())
+                }
+            };
+            let mut next = self.after(&before, marks);
+            next.change = describe(&before, &next);
+            snapshots.send_replace(Arc::new(next));
+        }
+    }
 }
