@@ -58,7 +58,7 @@ fn chains_run() {
         let addresses = Node::files(&node.folder("ipam"));
         let is_taken = |file: &&String| !file.contains("last_reserved") && !file.ends_with("lock");
         assert_eq!(addresses.iter().find(is_taken), None, "{name}");
-        assert_eq!(Node::files(&node.run_dir()), [""; 0], "{name}");
+        assert_eq!(node.published(), [""; 0], "{name}");
     }
 }
 

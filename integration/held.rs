@@ -142,7 +142,7 @@ pub fn assert_nothing_held(node: &Node, network: &Network) {
     // A guard may stay for links that were opened once.
     elements.remove("links");
     assert!(elements.is_empty(), "elements: {elements:?}");
-    assert_eq!(Node::files(&node.run_dir()), [""; 0], "files");
+    assert_eq!(node.published(), [""; 0], "files");
 }
 
 /// Asserts that the database's folder has not grown: what killed processes leave

@@ -114,7 +114,7 @@ fn the_lowest_block_that_is_free() {
     assert_eq!(printed(&node, "deallocate --tcp --owner m3"), "");
     assert_eq!(printed(&node, "deallocate --tcp --owner m1"), "20006-20009\n");
     assert_eq!(printed(&node, "deallocate --udp --owner m3 -o json"), "[[20001,20002]]\n");
-    assert_eq!(Node::files(&node.run_dir()), ["modules/m2/ports.env", "modules/m2/ports.json"]);
+    assert_eq!(node.published(), ["modules/m2/ports.env", "modules/m2/ports.json"]);
 }
 
 /// The variables of the seed, at the numbers at which they come and go.

@@ -216,7 +216,15 @@ impl Node {
     /// What the node holds that a plugin may have put there, as text: ruleset and
     /// files. Equal before and after a call, if the call left nothing behind.
     pub fn traces(&self) -> String {
-        format!("{}\n{}", self.host.nft("list ruleset"), Self::files(&self.run_dir()).join("\n"))
+        format!("{}\n{}", self.host.nft("list ruleset"), self.published().join("\n"))
+    }
+
+    /// The published files, relative to `run_dir`, sorted: all that is there, but for
+    /// what calls leave to be counted.
+    pub fn published(&self) -> Vec<String> {
+        let mut files = Self::files(&self.run_dir());
+        files.retain(|file| !file.starts_with("calls/"));
+        files
     }
 
     /// The files at or below a folder, relative to it, sorted; none if it is not there.

@@ -35,10 +35,7 @@ fn a_pods_files() {
     ]);
     network().add(&node, &web, mappings).run(&node).succeeded();
     let folder = node.run_dir().join("pods/shop/web-0");
-    assert_eq!(
-        Node::files(&node.run_dir()),
-        ["pods/shop/web-0/ports.env", "pods/shop/web-0/ports.json"]
-    );
+    assert_eq!(node.published(), ["pods/shop/web-0/ports.env", "pods/shop/web-0/ports.json"]);
 
     let dynamic = ports_of(&node, &web).into_iter().find(|port| *port != 8080).unwrap();
     let found = json_file(&folder);
@@ -113,11 +110,11 @@ fn hostile_names() {
         let web = Container::on_paper("web", 2).with_args(args);
         let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
         if network().add(&node, &web, mappings).run(&node).status.success() {
-            let files = Node::files(&node.run_dir());
+            let files = node.published();
             assert_eq!(files, ["containers/web/ports.env", "containers/web/ports.json"], "{args}");
         }
         network().del(&node, &web).run(&node).succeeded();
-        assert_eq!(Node::files(&node.run_dir()), [""; 0], "{args}");
+        assert_eq!(node.published(), [""; 0], "{args}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! `portclaimctl serve`: who has which port, over HTTP.
 
+mod counting;
+
 use std::{
     collections::HashMap,
     io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
@@ -343,13 +345,15 @@ fn hostile_clients() {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 8] = [
         ("api", what_programs_read),
         ("page", the_page_needs_no_scripts),
         ("events", changes_are_told),
         ("self", a_container_asks_for_itself),
         ("reading", nothing_is_locked_or_written),
         ("hostile", hostile_clients),
+        ("counting", counting::calls_are_counted),
+        ("counting::unwritable", counting::no_call_fails_because_it_is_not_counted),
     ];
     crate::trials("registry", tests)
 }

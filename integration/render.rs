@@ -136,7 +136,7 @@ fn declarations_are_upserted_and_pruned() {
     assert_eq!(held(&node), ["web 9000/udp"]);
     render(&node, "render --claims ports.json --owner shop --prune").succeeded();
     assert_eq!(held(&node), [""; 0]);
-    assert_eq!(Node::files(&node.run_dir()), [""; 0]);
+    assert_eq!(node.published(), [""; 0]);
 }
 
 /// A full pool whose old claims go makes room for the new ones.

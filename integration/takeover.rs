@@ -358,7 +358,7 @@ fn who_is_gone_without_a_del_is_in_nobodys_way() {
     assert!(outcome.stderr.contains("gone without a DEL"), "{}", outcome.stderr);
     assert_eq!(ports_of(&node, &next), given);
     assert!(ports_of(&node, &dead).is_empty());
-    let files = Node::files(&node.run_dir());
+    let files = node.published();
     assert_eq!(files, ["pods/games/web-2/ports.env", "pods/games/web-2/ports.json"]);
     network.del(&node, &next).run(&node).succeeded();
     assert_nothing_held(&node, &network);

@@ -28,7 +28,7 @@ mod unlease;
 use std::{
     ffi::OsString,
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 pub use collect::Collection;
@@ -49,7 +49,8 @@ use crate::{
     logger,
     nat::{self, Nat},
     request::{self, Asked, Sources},
-    store::{Moment, Store},
+    store::{Lock, Moment, Store, StoreError},
+    tally::Tally,
 };
 
 /// What a call gets from its process.
@@ -82,17 +83,43 @@ pub struct Reply {
     pub stdout: String,
     /// Whether the call did what it was asked to do.
     pub success: bool,
+    /// What is to be counted; none of a call that does not say where.
+    account: Option<Account>,
+}
+
+impl Reply {
+    /// Leaves behind what is to be counted of the call, which took so long. To be done
+    /// when the reply is out: nobody waits for it.
+    pub fn count(self, took: Duration) {
+        if let Some(Account { verb, run_dir, mut tally }) = self.account {
+            tally.call(verb, took);
+            tally.leave(&run_dir, verb == Verb::Add);
+        }
+    }
+}
+
+/// What one call came to, and where that is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Account {
+    verb: Verb,
+    run_dir: PathBuf,
+    tally: Tally,
 }
 
 /// Carries out one call of the plugin.
 #[must_use]
 pub fn run(call: &Call) -> Reply {
-    match dispatch(call) {
-        Ok(stdout) => Reply { stdout, success: true },
+    let mut account = None;
+    match dispatch(call, &mut account) {
+        Ok(stdout) => Reply { stdout, success: true, account },
         Err(error) => {
             log::error!("{}", error.with_causes());
             let version = Config::version_of(&call.stdin);
-            Reply { stdout: error.reply(version).to_json(), success: false }
+            let reply = error.reply(version);
+            if let Some(Account { verb, tally, .. }) = &mut account {
+                tally.refusal(*verb, reply.code, error.reason());
+            }
+            Reply { stdout: reply.to_json(), success: false, account }
         }
     }
 }
@@ -105,42 +132,38 @@ pub fn panicked() -> Reply {
     let msg = "the plugin has stopped at a fault of its own".to_owned();
     let details = "the message is in the log of the container runtime; this is a bug of portclaim";
     let reply = ErrorReply::new(CniVersion::NEWEST, INTERNAL, msg, details);
-    Reply { stdout: reply.to_json(), success: false }
+    Reply { stdout: reply.to_json(), success: false, account: None }
 }
 
-fn dispatch(call: &Call) -> Result<String, Error> {
+fn dispatch(call: &Call, account: &mut Option<Account>) -> Result<String, Error> {
     let verb = call.environment.verb()?;
-    let prepare = |since| {
-        let config = Config::parse(&call.stdin)?;
-        start_logging(&config);
-        config.require_version(verb, since)?;
-        let node = Node::new(call, &config)?;
-        Ok::<_, Error>((config, node))
+    let since = match verb {
+        Verb::Version => return Ok(Config::version_of(&call.stdin).reply()),
+        Verb::Add | Verb::Del => CniVersion::OLDEST,
+        Verb::Check => CniVersion::V0_4_0,
+        Verb::Gc | Verb::Status => CniVersion::V1_1_0,
     };
-    let silent = |()| String::new();
-    match verb {
-        Verb::Version => Ok(Config::version_of(&call.stdin).reply()),
-        Verb::Add => {
-            let (config, mut node) = prepare(CniVersion::OLDEST)?;
-            add::add(call, &config, &mut node)
-        }
-        Verb::Del => {
-            let (config, mut node) = prepare(CniVersion::OLDEST)?;
-            del::del(call, &config, &mut node).map(silent)
-        }
-        Verb::Check => {
-            let (config, mut node) = prepare(CniVersion::V0_4_0)?;
-            check::check(call, &config, &mut node).map(silent)
-        }
-        Verb::Gc => {
-            let (config, mut node) = prepare(CniVersion::V1_1_0)?;
-            gc::gc(call, &config, &mut node).map(silent)
-        }
-        Verb::Status => {
-            let (config, mut node) = prepare(CniVersion::V1_1_0)?;
-            status::status(&config, &mut node).map(silent)
-        }
-    }
+    let config = Config::parse(&call.stdin)?;
+    start_logging(&config);
+    let run_dir = config.run_dir.clone();
+    let account = account.insert(Account { verb, run_dir, tally: Tally::default() });
+    config.require_version(verb, since)?;
+    let mut node = Node::new(call, &config)?;
+    let done = match verb {
+        Verb::Add => add::add(call, &config, &mut node),
+        Verb::Del => del::del(call, &config, &mut node).map(silent),
+        Verb::Check => check::check(call, &config, &mut node).map(silent),
+        Verb::Gc => gc::gc(call, &config, &mut node).map(silent),
+        Verb::Status | Verb::Version => status::status(&config, &mut node).map(silent),
+    };
+    node.tally.elements(node.nat.drifted());
+    account.tally = node.tally;
+    done
+}
+
+/// The reply of verbs that print nothing.
+fn silent((): ()) -> String {
+    String::new()
 }
 
 /// A wrong `logLevel` must not keep DEL from its work: the refusal of ADD names it.
@@ -157,6 +180,7 @@ struct Node {
     store: Store,
     nat: Nat,
     run_dir: PathBuf,
+    tally: Tally,
 }
 
 /// Where in `runDir` the store works: `/run` is in memory.
@@ -170,7 +194,16 @@ impl Node {
                 .working_in(config.run_dir.join(STORE_WORK)),
             nat: Nat::new(call.path.as_deref()),
             run_dir: config.run_dir.clone(),
+            tally: Tally::default(),
         })
+    }
+
+    /// Takes the store's lock, waiting for so long at most.
+    fn lock(&mut self, timeout: Duration) -> Result<Lock, StoreError> {
+        let start = Instant::now();
+        let locked = self.store.lock(timeout);
+        self.tally.wait(start.elapsed());
+        locked
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 /// Rooms and the floor they are on. A file belongs to the longest path that it
 /// begins with, and may name only rooms on lower floors, and its own.
-const ROOMS: [(&str, u8); 16] = [
+const ROOMS: [(&str, u8); 17] = [
     ("lease", 0),
     ("cni", 1),
     ("nat/condition", 1),
@@ -22,6 +22,7 @@ const ROOMS: [(&str, u8); 16] = [
     ("nat", 5),
     ("publish", 5),
     ("store", 5),
+    ("tally", 5),
     ("command", 6),
     ("layers", 7),
 ];

@@ -5,7 +5,7 @@
 //! ```text
 //! 4 edges    bin/portclaim, bin/portclaimctl
 //! 3 verbs    command                                      joins effects, parses nothing
-//! 2 effects  store · nat (apply) · host · publish · logger    one kind of effect each
+//! 2 effects  store · nat (apply) · host · publish · tally · logger    one kind of effect each
 //!            netlink                                      the wire beneath nat and host
 //! 1 pure     allocator
 //!            request · module
@@ -29,3 +29,4 @@ pub mod netlink;
 pub mod publish;
 pub mod request;
 pub mod store;
+pub mod tally;

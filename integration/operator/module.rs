@@ -112,7 +112,7 @@ fn reset_with_and_without_them() {
     let gone = gone.succeeded();
     assert!(gone.contains("to set aside: 10000-10001/tcp of mail1, "), "{gone}");
     assert_eq!(tables(&node), "");
-    assert_eq!(Node::files(&node.run_dir()), [""; 0]);
+    assert_eq!(node.published(), [""; 0]);
     tool(&node, &["allocate", "--tcp", "2", "--owner", "other"]).succeeded();
 }
 

@@ -70,7 +70,7 @@ fn reset_is_the_way_out_of_a_damaged_store() {
     assert_eq!(forwarded_ports(&node), [8080, 5353], "what cannot be kept is not removed");
     let done = ctl(&node, &network(), &["reset", "--yes"]);
     assert!(done.succeeded().contains("the database is now in NODE/data/removed-"), "{done:?}");
-    assert_eq!(Node::files(&node.run_dir()), [""; 0]);
+    assert_eq!(node.published(), [""; 0]);
     network().status(&node).run(&node).succeeded();
     add(&node, &new, fixed(8080));
     assert_eq!(forwarded_ports(&node), [8080]);

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     panic,
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use portclaim::{
@@ -18,16 +18,16 @@ fn main() -> ExitCode {
         println!("portclaim {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }
+    let start = Instant::now();
     let environment = Environment::read(|name| {
         std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
     });
     let call = read(environment);
     // The panic's own message goes to stderr, which the runtime keeps.
     let reply = panic::catch_unwind(|| command::run(&call)).unwrap_or_else(|_| command::panicked());
-    match write(&reply) {
-        Ok(()) if reply.success => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+    let is_done = write(&reply).is_ok() && reply.success;
+    reply.count(start.elapsed());
+    if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn read(environment: Environment) -> Call {

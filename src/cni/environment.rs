@@ -8,7 +8,7 @@ use crate::lease::{ContainerId, InterfaceName, ParseNameError, Pod};
 const SHOWN: usize = 80;
 
 /// What a runtime can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verb {
     /// Take ports and forward them.
     Add,
@@ -25,10 +25,13 @@ pub enum Verb {
 }
 
 impl Verb {
-    const ALL: [Self; 6] =
+    /// Every verb.
+    pub const ALL: [Self; 6] =
         [Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status, Self::Version];
 
-    fn as_str(self) -> &'static str {
+    /// As in `CNI_COMMAND`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "ADD",
             Self::Del => "DEL",

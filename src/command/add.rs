@@ -74,7 +74,7 @@ fn release_without_ports(
     if !has_work && release::ill_tables(context, node, &leases)?.is_empty() {
         return Ok(());
     }
-    let mut lock = node.store.lock(lock_timeout)?;
+    let mut lock = node.lock(lock_timeout)?;
     let draft = lock.begin()?;
     let held = draft.forwarding(attachment)?;
     release::release(context, node, draft, held.as_slice())
@@ -120,7 +120,7 @@ fn take(
     wanted: &Wanted,
 ) -> Result<(), Error> {
     let pools = Pools::new(settings, &wanted.requests)?;
-    let mut lock = node.store.lock(settings.lock_timeout)?;
+    let mut lock = node.lock(settings.lock_timeout)?;
     let mut draft = lock.begin()?;
     options.lineage = draft.lineage();
     let table = Table::new(&wanted.attachment.network, &options);
@@ -165,6 +165,7 @@ fn take(
         return Err(error);
     }
     withdraw_files_of_others(node, &before.forwardings, &after);
+    count_new(node, &before.forwardings, &after);
     Ok(())
 }
 
@@ -278,6 +279,15 @@ fn without(mut elements: Vec<Element>, kept: &[Element]) -> Vec<Element> {
     elements
 }
 
+/// Counts the ports that nothing of this held before.
+fn count_new(node: &mut Node, before: &[Forwarding], after: &Forwarding) {
+    let had: HashSet<&HostPort> =
+        before.iter().flat_map(|held| &held.leases).map(|lease| &lease.host).collect();
+    for lease in after.leases.iter().filter(|lease| !had.contains(&lease.host)) {
+        node.tally.port(lease.group.as_ref(), lease.host.protocol);
+    }
+}
+
 /// The steps after the commit, in order.
 fn carry_out(
     node: &mut Node,
@@ -317,7 +327,10 @@ fn carry_out(
 
 fn rebuild(node: &mut Node, table: &Table, forwardings: &[Forwarding]) -> Result<(), Error> {
     log::info!("making table {} anew", table.name());
-    Ok(node.nat.rebuild(table, forwardings)?)
+    node.nat.rebuild(table, forwardings)?;
+    // The first of a network has found none, and nothing was lost.
+    node.tally.tables(u64::from(forwardings.len() > 1));
+    Ok(())
 }
 
 /// What cannot be done there does not keep a container from starting: `restore` and

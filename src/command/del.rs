@@ -53,7 +53,7 @@ fn give_back(
     attachment: &Attachment,
 ) -> Result<bool, Error> {
     let timeout = config.lock_timeout().unwrap_or(config::DEFAULT_LOCK_TIMEOUT);
-    let mut lock = node.store.lock(timeout)?;
+    let mut lock = node.lock(timeout)?;
     let draft = lock.begin()?;
     let held = held(&draft, attachment)?;
     release::release(Context::of(call, config), node, draft, &held)?;

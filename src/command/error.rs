@@ -157,6 +157,32 @@ impl Error {
         self.code().1
     }
 
+    /// Why, in a word, for those who count. What shares a code is told apart where
+    /// somebody else has to do something about it.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Of { cause, .. } | Self::Unavailable(cause) => cause.reason(),
+            Self::Several(errors) => errors.first().map_or("several", Self::reason),
+            Self::Store(StoreError::Locked { .. }) => "locked",
+            Self::Store(StoreError::Schema { .. }) => "newer-database",
+            Self::Store(StoreError::Claimed { .. }) | Self::Reserved { .. } => "reserved",
+            Self::ClaimHeld { .. } => "claim-held",
+            _ => match self.code().0 {
+                1 | 2 | 7 => "configuration",
+                4 => "environment",
+                6 => "not-json",
+                100 => "held",
+                101 => "exhausted",
+                102 => "policy",
+                103 => "listening",
+                104 => "nftables",
+                105 => "damaged",
+                106 => "different",
+                _ => "files",
+            },
+        }
+    }
+
     /// The code (CNI SPEC, section 5, "Error"; ours from 100) and what to do.
     fn code(&self) -> (u32, &'static str) {
         match self {

@@ -14,7 +14,7 @@ pub(super) fn gc(call: &Call, config: &Config, node: &mut Node) -> Result<(), Er
     if !node.store.exists()? {
         return Ok(());
     }
-    let mut lock = node.store.lock(config.lock_timeout()?)?;
+    let mut lock = node.lock(config.lock_timeout()?)?;
     let draft = lock.begin()?;
     let mut stale = draft.of_network(&config.network)?;
     stale.retain(|forwarding| {

@@ -33,6 +33,7 @@ use crate::{
     publish,
     request::{Choice, ContainerPort, Dynamic, Request},
     store::{Draft, Lock, Moment, Store, View},
+    tally::Tally,
 };
 use forward::Change;
 pub(super) use forward::heal;
@@ -68,7 +69,11 @@ impl Modules {
         settings: Settings,
         policy: Policy,
     ) -> Self {
-        Self { node: Node { store, nat: Nat::new(path), run_dir }, settings, policy }
+        Self {
+            node: Node { store, nat: Nat::new(path), run_dir, tally: Tally::default() },
+            settings,
+            policy,
+        }
     }
 
     /// What may be asked for, and by whom.

@@ -13,6 +13,7 @@ use crate::{
     lease::{ForeignChain, NetworkName},
     nat::{self, Nat, Table},
     store::{Moment, Store},
+    tally::Tally,
 };
 
 /// The node, as its operator works on it.
@@ -44,6 +45,7 @@ impl<'a> Operator<'a> {
                 store: store.working_in(run_dir.join(STORE_WORK)),
                 nat: Nat::new(path),
                 run_dir,
+                tally: Tally::default(),
             },
             configs,
             others: &[],

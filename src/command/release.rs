@@ -167,7 +167,11 @@ fn forget(
     let changed = if let Some(table) = known_table(context, network, draft) {
         match node.nat.is_intact(&table) {
             Ok(true) => node.nat.change(&table, &gone, &[]),
-            Ok(false) => node.nat.rebuild(&table, &draft.of_network(network)?),
+            Ok(false) => {
+                let rebuilt = node.nat.rebuild(&table, &draft.of_network(network)?);
+                node.tally.tables(rebuilt.is_ok().into());
+                rebuilt
+            }
             Err(error) => Err(error),
         }
     } else {
@@ -227,6 +231,7 @@ fn heal(context: Context<'_>, node: &mut Node, leases: &View) -> bool {
         for (table, network) in &ill {
             log::info!("making table {} anew", table.name());
             node.nat.rebuild(table, &leases.of_network(network)?)?;
+            node.tally.tables(1);
         }
         Ok::<_, Error>(!ill.is_empty())
     };

@@ -20,6 +20,7 @@ use crate::{
     lease::{ForeignChain, Forwarding, InterfaceName, ModuleLease},
     publish,
     store::{Lock, StoreError},
+    tally,
 };
 
 /// What there is of portclaim on the node.
@@ -150,6 +151,9 @@ impl Operator<'_> {
                 Ok(()) => reset.folders.push(folder),
                 Err(error) => reset.errors.push(error.into()),
             }
+        }
+        if !keeps_claims && let Err(error) = tally::clear(&self.node.run_dir) {
+            log::warn!("cannot remove what calls have left to be counted: {error}");
         }
         match host::links_with_route_localnet() {
             Ok(links) => reset.open_links = links,

@@ -15,7 +15,7 @@ fn probe(config: &Config, node: &mut Node) -> Result<(), Error> {
     if node.store.exists()? {
         node.store.on_disk().read()?;
     } else {
-        node.store.lock(settings.lock_timeout)?;
+        node.lock(settings.lock_timeout)?;
     }
     Ok(node.nat.probe(&Table::new(&config.network, &options))?)
 }

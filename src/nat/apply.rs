@@ -218,13 +218,20 @@ pub struct Nat {
     path: Option<OsString>,
     program: Option<PathBuf>,
     socket: Option<Socket>,
+    drifted: u64,
 }
 
 impl Nat {
     /// `path` is the `PATH` to look for nft in, before the usual directories.
     #[must_use]
     pub fn new(path: Option<&OsStr>) -> Self {
-        Self { path: path.map(OsStr::to_owned), program: None, socket: None }
+        Self { path: path.map(OsStr::to_owned), program: None, socket: None, drifted: 0 }
+    }
+
+    /// How many elements were met, as others were changed, that were not what was left.
+    #[must_use]
+    pub fn drifted(&self) -> u64 {
+        self.drifted
     }
 
     /// What rules the kernel has under the table's name. Says nothing about
@@ -311,6 +318,7 @@ impl Nat {
             match self.held(table, element)? {
                 Some(held) if is_held(element, &held) => continue,
                 Some(held) => {
+                    self.drifted += 1;
                     log::warn!(
                         "table inet {} map {} leads from {element} to {} ({}): replaced",
                         table.name(),
@@ -328,13 +336,16 @@ impl Nat {
         for element in remove.iter().filter(|e| !added_keys.contains(&e.identity())) {
             match self.held(table, element)? {
                 Some(held) if held.data == element.data_bytes() => removed.push(element),
-                Some(held) => log::warn!(
-                    "table inet {} map {} leads from {element} to {} and not to {}: left alone",
-                    table.name(),
-                    element.set().name(),
-                    show(&held.data),
-                    element.target().unwrap_or_default(),
-                ),
+                Some(held) => {
+                    self.drifted += 1;
+                    log::warn!(
+                        "table inet {} map {} leads from {element} to {} and not to {}: left alone",
+                        table.name(),
+                        element.set().name(),
+                        show(&held.data),
+                        element.target().unwrap_or_default(),
+                    );
+                }
                 None => {}
             }
         }

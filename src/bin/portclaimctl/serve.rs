@@ -1,8 +1,9 @@
 //! `portclaimctl serve`: who has which port, on a page and over HTTP.
 //!
 //! ```text
-//! dataDir/current ─inotify→ stored ──┬→ snapshot ─┬→ api      /v1/…, /metrics, /healthz
-//! POST /register → instances ─→ file ┤            ├→ page     /
+//! dataDir/current ─inotify→ stored ──┬→ snapshot ─┬→ api      /v1/…, /healthz
+//! POST /register → instances ─→ file ┤            ├→ metrics  /metrics ← runDir/calls
+//!                                    │            ├→ page     /
 //!                   checks ← health ←┘            └→ events   /v1/events
 //! ```
 //!
@@ -16,6 +17,7 @@ mod health;
 mod instance;
 mod instances;
 mod listen;
+mod metrics;
 mod page;
 mod probe;
 mod query;
@@ -37,10 +39,14 @@ use tokio::{
     time,
 };
 
-use crate::{site, socket};
+use crate::{
+    site::{self, Site},
+    socket,
+};
 use address::Shown;
 use health::Marks;
 use instances::Instances;
+use metrics::Calls;
 use register::Desk;
 use snapshot::{Snapshot, Sources};
 
@@ -69,6 +75,7 @@ struct App {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     shown: Arc<Shown>,
     desk: Arc<Desk>,
+    calls: Arc<Calls>,
 }
 
 impl App {
@@ -83,6 +90,7 @@ pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> 
     let shown = Arc::new(Shown::new(&options.address));
     let instances = Arc::new(Instances::read(&options.register.state_dir)?);
     let desk = Arc::new(Desk::new(&options.register, instances.clone())?);
+    let calls = Arc::new(Calls::below(&Site::find(site)?.run_dir));
     let stored = stored::follow(site.clone())?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start threads")?;
@@ -111,7 +119,7 @@ pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> 
         tokio::spawn(sources.follow(sender, describe));
 
         println!("http://{address}/");
-        let app = App { snapshots, shown, desk };
+        let app = App { snapshots, shown, desk, calls };
         let router = api::router().merge(page::router()).merge(register::router());
         listen::serve(tcp, unix, router.with_state(app)).await;
         Ok(ExitCode::SUCCESS)

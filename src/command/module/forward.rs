@@ -54,6 +54,7 @@ pub(in super::super) fn heal(node: &mut Node, leases: &View) -> bool {
         };
         if is_ill {
             make_anew(node, &table, &forwardings(leases)?)?;
+            node.tally.tables(1);
         }
         Ok::<_, Error>(is_ill)
     };

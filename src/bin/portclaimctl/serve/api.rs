@@ -13,11 +13,11 @@ use super::{
     App, events,
     health::Health,
     listen::Peer,
+    metrics,
     query::{self, Parameters},
     refusal::Refusal,
     row::{self, EndpointDocument, InstanceDocument, PortDocument, Row},
     snapshot::Snapshot,
-    stored::Stored,
 };
 use crate::view::{
     claim,
@@ -26,7 +26,6 @@ use crate::view::{
 
 /// The description of all of it for programs.
 const OPENAPI: &str = include_str!("assets/openapi.json");
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -40,7 +39,7 @@ pub fn router() -> Router<App> {
         .route("/v1/events", get(events::stream))
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::show))
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is no such page"))
 }
 
@@ -137,7 +136,9 @@ fn entries(app: &App, snapshot: &Snapshot, is_meant: impl Fn(&Held<'_>) -> bool)
 }
 
 async fn groups(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "groups": app.now().stored.group_documents() }))
+    let stored = app.now().stored.clone();
+    let groups: Vec<_> = stored.groups.iter().map(|group| &group.document).collect();
+    Json(json!({ "groups": groups }))
 }
 
 async fn claims(State(app): State<App>) -> Json<Value> {
@@ -155,84 +156,5 @@ async fn health(State(app): State<App>) -> Response {
     match &app.now().stored.error {
         None => "ok\n".into_response(),
         Some(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-    }
-}
-
-async fn metrics(State(app): State<App>) -> Response {
-    let text = render_metrics(&app.now().stored);
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
-}
-
-/// <https://prometheus.io/docs/specs/om/open_metrics_spec/>
-fn render_metrics(stored: &Stored) -> String {
-    use std::fmt::Write as _;
-
-    let mut text = String::new();
-    let mut line = |arguments: std::fmt::Arguments<'_>| {
-        text.write_fmt(arguments).and_then(|()| text.write_char('\n')).expect("memory takes it");
-    };
-    line(format_args!("# TYPE portclaim_group_ports gauge"));
-    line(format_args!(
-        "# HELP portclaim_group_ports Ports of a group, by what has become of them."
-    ));
-    stored.groups(|group| {
-        for (protocols, usage) in &group.usages {
-            for protocol in protocols.iter() {
-                for (state, count) in [
-                    ("leased", usage.leased),
-                    ("reserved", usage.reserved),
-                    ("cooling", usage.cooling),
-                    ("free", usage.free),
-                ] {
-                    // The names of groups and protocols need no escapes.
-                    line(format_args!(
-                        "portclaim_group_ports{{group=\"{}\",protocol=\"{protocol}\",state=\"{state}\"}} {count}",
-                        group.pool.name
-                    ));
-                }
-            }
-        }
-    });
-    line(format_args!("# TYPE portclaim_leases gauge"));
-    line(format_args!("# HELP portclaim_leases Host ports that are held."));
-    for (kind, is_module) in [("container", false), ("module", true)] {
-        let of_kind = stored.holdings.iter().filter(|it| it.module().is_some() == is_module);
-        let count: usize = of_kind.map(|holding| holding.leases().len()).sum();
-        line(format_args!("portclaim_leases{{holder=\"{kind}\"}} {count}"));
-    }
-    line(format_args!("# TYPE portclaim_claims gauge"));
-    line(format_args!("# HELP portclaim_claims Claims, in use or not."));
-    for (state, is_used) in [("used", true), ("unused", false)] {
-        let count = stored.claims.iter().filter(|it| it.holder.is_some() == is_used).count();
-        line(format_args!("portclaim_claims{{state=\"{state}\"}} {count}"));
-    }
-    line(format_args!("# TYPE portclaim_read_timestamp_seconds gauge"));
-    line(format_args!("# HELP portclaim_read_timestamp_seconds When the database was read."));
-    line(format_args!("portclaim_read_timestamp_seconds {}", stored.at));
-    line(format_args!("# EOF"));
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::view::lease::tests::{block, forwarding};
-
-    #[test]
-    fn metrics_are_those_of_the_snapshot() {
-        let holdings = vec![
-            forwarding("shop/web", &["8080/tcp", "80/udp"]).into(),
-            block("mail1", 25, 2).into(),
-        ];
-        let text = render_metrics(&Stored { holdings, at: 7, ..Stored::default() });
-        for line in [
-            "portclaim_leases{holder=\"container\"} 2\n",
-            "portclaim_leases{holder=\"module\"} 2\n",
-            "portclaim_claims{state=\"used\"} 0\n",
-            "portclaim_read_timestamp_seconds 7\n",
-        ] {
-            assert!(text.contains(line), "{text}");
-        }
-        assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::view::{
     claim::{self, State as ClaimState},
+    group::Usage,
     lease::owners,
     time,
 };
@@ -255,23 +256,22 @@ fn encode(text: &str) -> String {
 }
 
 fn groups(stored: &Stored) -> Value {
-    let of_group = stored.groups(|group| {
-        let name = group.pool.name.to_string();
-        let row = |(protocols, usage): &(portclaim::lease::Protocols, _)| {
-            let crate::view::group::Usage { leased, reserved, cooling, free } = *usage;
-            Group {
-                name: name.clone(),
+    let mut rows = Vec::new();
+    for group in &stored.groups {
+        for (protocols, usage) in &group.usages {
+            let Usage { leased, reserved, cooling, free } = *usage;
+            rows.push(Group {
+                name: group.name.clone(),
                 protocols: protocols.to_string(),
-                size: group.pool.ports.len(),
+                size: group.size,
                 leased,
                 reserved,
                 cooling,
                 free,
-            }
-        };
-        group.usages.iter().map(row).collect::<Vec<_>>()
-    });
-    Value::from(Serde(of_group.into_iter().flatten().collect::<Vec<_>>()))
+            });
+        }
+    }
+    Value::from(Serde(rows))
 }
 
 fn claims(stored: &Stored) -> Value {

@@ -5,15 +5,16 @@ use std::{sync::Arc, thread, time::Duration};
 use anyhow::Context;
 use portclaim::{
     host,
-    lease::{Claim, Port, PortSet, Protocol},
+    lease::{Claim, PortSet, Protocol, Protocols},
     store::StoreError,
 };
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::{
     site::{self, Site, everything, since_boot},
     view::{
-        group::{Document, Occupation, Policy, Statistics, pools, resting, statistics},
+        group::{Occupation, Policy, Usage, pools, resting, statistics},
         holding::Holding,
         time,
     },
@@ -30,10 +31,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub struct Stored {
     pub holdings: Vec<Holding>,
     pub claims: Vec<Claim>,
-    pub cooling: Vec<(Protocol, Port)>,
-    pub policies: Vec<Policy>,
-    /// The ports that the kernel gives to connections itself.
-    pub ephemeral: PortSet,
+    /// Counted once, however many ask.
+    pub groups: Vec<Group>,
     /// Seconds since the Unix epoch.
     pub at: u64,
     /// Why the store could not be read; what is shown is older then.
@@ -56,22 +55,36 @@ impl Stored {
         read().context("cannot read the leases")?;
         let ephemeral = host::ephemeral_ports()?;
         let at = time::now();
-        Ok(Self { holdings, claims, cooling, policies, ephemeral, at, ..Self::default() })
+        let occupation = Occupation::new(&holdings, &claims, &cooling, at);
+        let groups = Group::all(&policies, &occupation, &ephemeral);
+        Ok(Self { holdings, claims, groups, at, ..Self::default() })
     }
+}
 
-    /// The groups, and what is made of each.
-    pub fn groups<T>(&self, mut show: impl FnMut(&Statistics<'_>) -> T) -> Vec<T> {
-        let occupation = Occupation::new(&self.holdings, &self.claims, &self.cooling, self.at);
-        let of = |pool| show(&statistics(pool, &occupation, &self.ephemeral));
-        pools(&self.policies).into_iter().map(of).collect()
-    }
+/// A group and what has become of its ports.
+#[derive(Clone, Debug)]
+pub struct Group {
+    pub name: String,
+    /// How many ports may be given of it.
+    pub size: u32,
+    pub usages: Vec<(Protocols, Usage)>,
+    /// As programs read it.
+    pub document: Value,
+}
 
-    /// The groups as programs read them.
-    pub fn group_documents(&self) -> Vec<serde_json::Value> {
-        self.groups(|group| {
-            let document: Document<'_> = group.document();
-            serde_json::to_value(document).expect("a document can be written as JSON")
-        })
+impl Group {
+    fn all(policies: &[Policy], occupation: &Occupation, ephemeral: &PortSet) -> Vec<Self> {
+        let count = |pool| {
+            let group = statistics(pool, occupation, ephemeral);
+            let document = serde_json::to_value(group.document());
+            Self {
+                name: group.pool.name.to_string(),
+                size: group.pool.ports.len(),
+                document: document.expect("a document can be written as JSON"),
+                usages: group.usages,
+            }
+        };
+        pools(policies).into_iter().map(count).collect()
     }
 }
 
