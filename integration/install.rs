@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use machine::Machine;
 
 /// What is there after an installation, and gone after the removal.
-const INSTALLED: [&str; 9] = [
+const INSTALLED: [&str; 10] = [
     "etc/systemd/system/firewalld.service.d/portclaim.conf",
     "etc/systemd/system/multi-user.target.wants/portclaim-restore.service",
     "etc/systemd/system/nftables.service.d/portclaim.conf",
     "etc/systemd/system/portclaim-gc.service",
     "etc/systemd/system/portclaim-gc.timer",
+    "etc/systemd/system/portclaim-registry.service",
     "etc/systemd/system/portclaim-restore.service",
     "etc/systemd/system/timers.target.wants/portclaim-gc.timer",
     "opt/cni/bin/portclaim",

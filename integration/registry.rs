@@ -78,7 +78,7 @@ impl Server {
         Self::spawn(node, &mut command(node, &network(), &arguments))
     }
 
-    fn spawn(node: &Node, command: &mut Command) -> Self {
+    pub fn spawn(node: &Node, command: &mut Command) -> Self {
         command.stdout(Stdio::piped());
         let mut process = node.host.enter(|| command.spawn().unwrap());
         let mut line = String::new();
@@ -94,21 +94,26 @@ impl Server {
         stream
     }
 
+    /// The answer to a request line and headers of somebody on the node itself.
+    pub fn ask(&self, node: &Node, head: &str) -> Answer {
+        self.send(node, &format!("{head}\r\nConnection: close\r\n\r\n"))
+    }
+
     /// The answer to somebody on the node itself.
     pub fn get(&self, node: &Node, path: &str) -> Answer {
         self.get_from(&node.host, Ipv4Addr::LOCALHOST.into(), path)
     }
 
     fn get_from(&self, from: &Namespace, to: IpAddr, path: &str) -> Answer {
-        self.ask(from, to, &request("GET", path, &[], ""))
+        self.send_from(from, to, &request("GET", path, &[], ""))
     }
 
     /// The answer to a request of any kind, of somebody on the node itself.
     pub fn send(&self, node: &Node, request: &str) -> Answer {
-        self.ask(&node.host, Ipv4Addr::LOCALHOST.into(), request)
+        self.send_from(&node.host, Ipv4Addr::LOCALHOST.into(), request)
     }
 
-    fn ask(&self, from: &Namespace, to: IpAddr, request: &str) -> Answer {
+    fn send_from(&self, from: &Namespace, to: IpAddr, request: &str) -> Answer {
         let mut stream = self.connect(from, to);
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = Vec::new();
@@ -217,6 +222,12 @@ fn what_programs_read() {
             }
         }
     }
+    for (method, allowed) in [("POST", "GET,HEAD"), ("DELETE", "GET,HEAD"), ("OPTIONS", "GET,HEAD")]
+    {
+        let answer = server.ask(node, &format!("{method} /v1/ports HTTP/1.1\r\nHost: localhost"));
+        assert_eq!((answer.status, &*answer.headers["allow"]), (405, allowed), "{method}");
+        assert_eq!(answer.json()["error"], format!("{method} is not possible here"));
+    }
     for (path, status, message) in [
         ("/v1/ports?port=x", 400, "port is \"x\": "),
         ("/v1/ports?prot=tcp", 400, "unknown field `prot`"),
@@ -315,6 +326,29 @@ fn nothing_is_locked_or_written() {
     ctl(&node, &network(), &["check"]).succeeded();
 }
 
+/// A page of somebody else's whose name was made to lead here (DNS rebinding).
+fn only_known_names_are_answered() {
+    let node = Node::new(false);
+    let names = ["--allowed-host", "ports.example", "--external-address", "games.example"];
+    let server = Server::start(&node, "127.0.0.1", &names);
+    let ask = |target: &str, host: &str| {
+        server.ask(&node, &format!("GET {target} HTTP/1.1\r\nHost: {host}"))
+    };
+    for host in ["127.0.0.1:80", "[::1]", "localhost:1", "PORTS.example", "games.example"] {
+        assert_eq!(ask("/v1/ports", host).status, 200, "{host}");
+    }
+    for path in ["/", "/v1/ports", "/v1/events", "/metrics", "/healthz", "/none"] {
+        let answer = ask(path, "evil.example");
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert_eq!(answer.status, 421, "{path}");
+        assert!(error.contains("\"evil.example\"") && error.contains("--allowed-host"), "{error}");
+    }
+    assert_eq!(ask("http://evil.example/v1/ports", "localhost").status, 421);
+    let twice = "GET /v1/ports HTTP/1.1\r\nHost: localhost\r\nHost: evil.example";
+    assert_eq!(server.ask(&node, twice).status, 421);
+    assert_eq!(server.ask(&node, "GET /v1/ports HTTP/1.0").status, 200, "as old programs ask");
+}
+
 /// Clients that say nothing, or never stop, or send what is no HTTP.
 fn hostile_clients() {
     let node = Node::new(false);
@@ -326,6 +360,7 @@ fn hostile_clients() {
     assert_eq!(server.get(&node, "/healthz").status, 200, "others are served");
     for text in [
         format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(40_000)).into_bytes(),
+        format!("GET /?q={} HTTP/1.1\r\n\r\n", "x".repeat(40_000)).into_bytes(),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(),
         b"POST /v1/ports HTTP/1.1\r\nHost: n\r\nContent-Length: 9999999999\r\n\r\n".to_vec(),
     ] {
@@ -345,12 +380,13 @@ fn hostile_clients() {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("api", what_programs_read),
         ("page", the_page_needs_no_scripts),
         ("events", changes_are_told),
         ("self", a_container_asks_for_itself),
         ("reading", nothing_is_locked_or_written),
+        ("hosts", only_known_names_are_answered),
         ("hostile", hostile_clients),
         ("counting", counting::calls_are_counted),
         ("counting::unwritable", counting::no_call_fails_because_it_is_not_counted),

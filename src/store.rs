@@ -36,6 +36,7 @@
 //! of leases and not for millions. The file system must have flock and symbolic
 //! links. The kernel and the published files are none of the store's business.
 
+mod access;
 mod aside;
 mod claim;
 mod copy;

@@ -5,7 +5,7 @@ use std::{ops::Deref, time::Duration};
 use crate::lease::{Attachment, Forwarding, Owner};
 
 use super::{
-    Lock, StoreError,
+    Lock, StoreError, access,
     copy::copy_closed,
     database::Database,
     generation::open_base,
@@ -150,6 +150,7 @@ impl<'lock> Draft<'lock> {
             let new = Scratch::writing(&store.dir)?;
             let files = copy_closed(self.scratch.path(), new.path())?;
             Seal::new(files, &store.boot, live, lineage).write(new.path())?;
+            access::open_as(&store.dir, new.path())?;
             if self.plan.durable {
                 Seal::sync(new.path())?;
             }

@@ -14,6 +14,7 @@ mod address;
 mod api;
 mod events;
 mod health;
+mod host;
 mod instance;
 mod instances;
 mod listen;
@@ -27,9 +28,10 @@ mod row;
 mod snapshot;
 mod stored;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use axum::middleware;
 use clap::Args;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::{
@@ -45,6 +47,7 @@ use crate::{
 };
 use address::Shown;
 use health::Marks;
+use host::Hosts;
 use instances::Instances;
 use metrics::Calls;
 use register::Desk;
@@ -64,6 +67,16 @@ pub struct Options {
 
     #[command(flatten)]
     health: health::Options,
+
+    /// A name by which browsers may reach this, beside localhost and the addresses above;
+    /// may be repeated
+    #[arg(long, value_name = "NAME")]
+    allowed_host: Vec<String>,
+
+    /// Where copies of the database are opened, in memory if possible [default: store in
+    /// the runDir of the conflist]
+    #[arg(long, value_name = "DIRECTORY")]
+    work_dir: Option<PathBuf>,
 }
 
 /// How often it is looked whose time to live is over.
@@ -91,7 +104,7 @@ pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> 
     let instances = Arc::new(Instances::read(&options.register.state_dir)?);
     let desk = Arc::new(Desk::new(&options.register, instances.clone())?);
     let calls = Arc::new(Calls::below(&Site::find(site)?.run_dir));
-    let stored = stored::follow(site.clone())?;
+    let stored = stored::follow(site.clone(), options.work_dir.clone())?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(async {
@@ -121,6 +134,9 @@ pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> 
         println!("http://{address}/");
         let app = App { snapshots, shown, desk, calls };
         let router = api::router().merge(page::router()).merge(register::router());
+        let hosts =
+            Arc::new(Hosts::new(options.allowed_host.iter().chain(options.address.names())));
+        let router = router.layer(middleware::from_fn_with_state(hosts, host::check));
         listen::serve(tcp, unix, router.with_state(app)).await;
         Ok(ExitCode::SUCCESS)
     })

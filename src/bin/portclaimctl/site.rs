@@ -57,6 +57,8 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// Where files are published.
     pub run_dir: PathBuf,
+    /// Where copies of the database are opened.
+    pub work_dir: PathBuf,
     /// All conflists, as they are: also those without portclaim, and broken ones.
     pub conflists: Vec<ConflistFile>,
     /// Those that were found and cannot be used, and why.
@@ -88,10 +90,12 @@ impl Site {
         let first = configs.first();
         let data_dir = options.data_dir.clone().or_else(|| first.map(|c| c.data_dir.clone()));
         let run_dir = options.run_dir.clone().or_else(|| first.map(|c| c.run_dir.clone()));
+        let run_dir = run_dir.unwrap_or_else(|| config::RUN_DIR.into());
         Ok(Self {
             configs,
             data_dir: data_dir.unwrap_or_else(|| config::DATA_DIR.into()),
-            run_dir: run_dir.unwrap_or_else(|| config::RUN_DIR.into()),
+            work_dir: run_dir.join(STORE_WORK),
+            run_dir,
             conflists: conflists.into_iter().map(conflist).collect(),
             broken,
         })
@@ -147,7 +151,7 @@ impl Site {
     /// The store, as the plugin sees it.
     pub fn store(&self) -> anyhow::Result<Store> {
         let store = Store::new(self.data_dir.clone(), host::boot_id()?);
-        Ok(store.working_in(self.run_dir.join(STORE_WORK)))
+        Ok(store.working_in(self.work_dir.clone()))
     }
 
     /// The node, to be worked on.

@@ -1,6 +1,6 @@
 //! What is put down is found again, by every question.
 
-use std::slice;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, slice};
 
 use super::*;
 use crate::lease;
@@ -141,4 +141,32 @@ fn a_file_that_has_become_too_large_is_rebuilt() {
     assert_eq!(after.forwardings().unwrap(), before.forwardings().unwrap());
     let last = (lease(10_009).host, owner(&name(9)).into());
     assert_eq!(after.holders(Protocol::Tcp, port(10_009)).unwrap(), [last]);
+}
+
+/// An operator has let a group into the directory, and later no longer.
+#[test]
+fn who_may_read_the_directory_may_read_what_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let set = |mode| fs::set_permissions(&store.dir, Permissions::from_mode(mode)).unwrap();
+    let modes = || {
+        let current = store.dir.join(CURRENT);
+        let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        [mode(current.clone()), mode(current.join("db")), mode(current.join("seal"))]
+    };
+    for (directory, expected) in [
+        (0o700, [0o700, 0o600, 0o600]),
+        (0o2750, [0o750, 0o640, 0o640]),
+        // Without the bit, what is made has root's own group.
+        (0o750, [0o700, 0o600, 0o600]),
+        (0o2755, [0o750, 0o640, 0o640]),
+        (0o700, [0o700, 0o600, 0o600]),
+    ] {
+        fs::create_dir_all(&store.dir).unwrap();
+        set(directory);
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8080])));
+        assert_eq!(modes(), expected, "{directory:o}");
+        let mode = fs::metadata(&store.dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, directory & !0o027, "nobody else may enter");
+    }
 }

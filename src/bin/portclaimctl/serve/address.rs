@@ -23,6 +23,13 @@ pub struct Options {
     advertise_address: Option<String>,
 }
 
+impl Options {
+    /// The addresses and names that are configured.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.external_address.iter().chain(&self.advertise_address)
+    }
+}
+
 /// The addresses of this node, the first that is known before others.
 #[derive(Debug, Default)]
 pub struct Shown {

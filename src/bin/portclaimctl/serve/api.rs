@@ -3,7 +3,7 @@
 use axum::{
     Extension, Json, Router,
     extract::{Path, Query as UrlQuery, State},
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -40,6 +40,10 @@ pub fn router() -> Router<App> {
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .route("/metrics", get(metrics::show))
+        .method_not_allowed_fallback(async |method: Method| {
+            let message = format!("{method} is not possible here");
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
         .fallback(async || Refusal::new(StatusCode::NOT_FOUND, "there is no such page"))
 }
 

@@ -77,7 +77,12 @@ impl Sources {
                 _ = self.stored.changed() => before.marks.clone(),
                 _ = self.instances.changed() => before.marks.clone(),
                 _ = self.marks.changed() => {
-                    time::sleep(SETTLE).await;
+                    // What else changes does not wait for more of these.
+                    tokio::select! {
+                        _ = self.stored.changed() => {}
+                        _ = self.instances.changed() => {}
+                        () = time::sleep(SETTLE) => {}
+                    }
                     Arc::new(self.marks.borrow_and_update().clone())
                 }
             };

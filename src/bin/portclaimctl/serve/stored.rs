@@ -1,6 +1,11 @@
 //! What the store and the conflists say at one moment, and following it.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context;
 use portclaim::{
@@ -40,8 +45,11 @@ pub struct Stored {
 }
 
 impl Stored {
-    fn read(options: &site::Options) -> anyhow::Result<Self> {
-        let site = Site::find(options)?;
+    fn read(options: &site::Options, work_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let mut site = Site::find(options)?;
+        if let Some(work_dir) = work_dir {
+            work_dir.clone_into(&mut site.work_dir);
+        }
         let policies = site.policies()?;
         let reader = site.read_again()?;
         let (holdings, claims) = everything(&reader)?;
@@ -89,18 +97,21 @@ impl Group {
 }
 
 /// Reads what there is, and again with every change.
-pub fn follow(options: site::Options) -> anyhow::Result<watch::Receiver<Arc<Stored>>> {
+pub fn follow(
+    options: site::Options,
+    work_dir: Option<PathBuf>,
+) -> anyhow::Result<watch::Receiver<Arc<Stored>>> {
     let data_dir = Site::find(&options)?.data_dir;
     // Watched before it is read, so that nothing is missed.
     let mut watch = Watch::new(&data_dir)?;
-    let first = Stored::read(&options)?;
+    let first = Stored::read(&options, work_dir.as_deref())?;
     let (sender, receiver) = watch::channel(Arc::new(first));
     let mut follow = move || {
         loop {
             watch.wait_for(REFRESH)?;
             thread::sleep(SETTLE);
             let before = sender.borrow().clone();
-            let next = Stored::read(&options).unwrap_or_else(|error| {
+            let next = Stored::read(&options, work_dir.as_deref()).unwrap_or_else(|error| {
                 log::warn!("{error:#}");
                 Stored { error: Some(format!("{error:#}")), ..(*before).clone() }
             });
