@@ -102,15 +102,17 @@ struct Change {
 /// What has changed, as JSON; nothing where the same is shown.
 pub fn describe(shown: &Shown, before: &Snapshot, after: &Snapshot) -> Option<String> {
     let (ports, instances) = (of_ports(shown, before, after), of_instances(before, after));
-    let claims = before.stored.claims != after.stored.claims;
+    let (was, is) = (&before.stored, &after.stored);
+    let claims = was.claims != is.claims;
     let is_same =
         |it: &Change| it.removed.is_empty() && it.added.is_empty() && it.health.is_empty();
-    if is_same(&ports) && is_same(&instances) && !claims {
+    if is_same(&ports) && is_same(&instances) && !claims && was.error == is.error {
         return None;
     }
     let mut change = row::value(&ports);
     change["claims"] = claims.into();
     change["instances"] = row::value(&instances);
+    change["error"] = is.error.clone().into();
     Some(change.to_string())
 }
 

@@ -17,7 +17,7 @@ use super::{
     App,
     address::Shown,
     health::Health,
-    query::{Key, Parameters, Query},
+    query::{Key, MOST, Parameters, Query},
     row::Row,
     snapshot::Snapshot,
     stored::Stored,
@@ -34,6 +34,7 @@ const PAGE: &str = include_str!("assets/page.html");
 const NAME: &str = "page";
 const STYLE: &str = include_str!("assets/style.css");
 const SCRIPT: &str = include_str!("assets/script.js");
+const ICON: &str = include_str!("assets/icon.svg");
 
 /// The page, read once for all who ask.
 static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
@@ -48,6 +49,7 @@ pub fn router() -> Router<App> {
         .route("/", get(page))
         .route("/style.css", get(async || asset("text/css; charset=utf-8", STYLE)))
         .route("/script.js", get(async || asset("text/javascript; charset=utf-8", SCRIPT)))
+        .route("/icon.svg", get(async || asset("image/svg+xml", ICON)))
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -57,6 +59,8 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 /// A row of the table of ports.
 #[derive(Serialize)]
 struct Cells {
+    /// What no other row has, so that scripts know it again.
+    key: String,
     name: String,
     address: String,
     link: Option<String>,
@@ -76,6 +80,7 @@ impl Cells {
     fn of(shown: &Shown, snapshot: &Snapshot, row: &Row<'_>) -> Self {
         let health = row.health(snapshot);
         Self {
+            key: row.key(),
             name: row.name().unwrap_or_default().to_owned(),
             address: row.address(shown),
             link: row.url(shown),
@@ -118,8 +123,9 @@ struct Claim {
 struct Column {
     title: &'static str,
     link: Option<String>,
-    /// `ascending`, `descending` or `none`, as ARIA has it.
-    order: &'static str,
+    /// `ascending` or `descending`, as ARIA has it, for the one that the table is in
+    /// the order of.
+    order: Option<&'static str>,
 }
 
 async fn page(
@@ -154,8 +160,14 @@ fn render(
     query: &Query,
     error: Option<String>,
 ) -> Result<String, minijinja::Error> {
-    let (rows, total) =
-        if error.is_some() { (Vec::new(), 0) } else { query.rows(snapshot, |_| true) };
+    let mut query = query.clone();
+    let all_rows = |query: &Query| query.rows(snapshot, |_| true);
+    let (mut rows, total) = if error.is_some() { (Vec::new(), 0) } else { all_rows(&query) };
+    if rows.is_empty() && total > 0 {
+        // The page that was shown has gone.
+        query.offset = (total - 1) / query.limit * query.limit;
+        rows = all_rows(&query).0;
+    }
     let rows: Vec<_> = rows.iter().map(|row| Cells::of(shown, snapshot, row)).collect();
     let count = rows.len();
     let filters = [
@@ -164,19 +176,32 @@ fn render(
         ("group", "Group", &parameters.group),
         ("protocol", "Protocol", &parameters.protocol),
         ("port", "Ports", &parameters.port),
+        ("health", "Health", &parameters.health),
     ];
     let filters: Vec<_> = filters
         .iter()
         .map(|(key, title, value)| context! { key => *key, title => *title, value => *value })
         .collect();
+    // What has no field stays as it is.
+    let kept = [
+        ("pod", &parameters.pod),
+        ("network", &parameters.network),
+        ("module", &parameters.module),
+        ("sort", &parameters.sort),
+        ("limit", &parameters.limit),
+    ]
+    .map(|(key, value)| context! { key, value });
     let at = |offset: usize| link(parameters, &[("offset", &offset.to_string())]);
     let previous = (query.offset > 0).then(|| at(query.offset.saturating_sub(query.limit)));
     let next = (query.offset + count < total).then(|| at(query.offset + query.limit));
+    let most = total.min(MOST);
+    let all =
+        (count < most).then(|| link(parameters, &[("offset", ""), ("limit", &most.to_string())]));
     ENGINE.get_template(NAME)?.render(context! {
         filters,
         error,
         warning => snapshot.stored.error.clone(),
-        columns => Value::from(Serde(columns(parameters, query))),
+        columns => Value::from(Serde(columns(parameters, &query))),
         rows => Value::from(Serde(rows)),
         first => if count == 0 { 0 } else { query.offset + 1 },
         last => query.offset + count,
@@ -184,7 +209,9 @@ fn render(
         is_empty => snapshot.stored.holdings.is_empty() && snapshot.instances.is_empty(),
         previous,
         next,
-        sort => &parameters.sort,
+        all,
+        most,
+        kept => kept.to_vec(),
         groups => groups(&snapshot.stored),
         claims => claims(&snapshot.stored),
         version => env!("CARGO_PKG_VERSION"),
@@ -204,14 +231,14 @@ fn columns(parameters: &Parameters, query: &Query) -> Vec<Column> {
         ("Health", Some("health")),
     ];
     let column = |(title, key): (&'static str, Option<&str>)| {
-        let Some(key) = key else { return Column { title, link: None, order: "none" } };
+        let Some(key) = key else { return Column { title, link: None, order: None } };
         let is_current = Key::ALL.iter().any(|(name, it)| *name == key && *it == query.key);
         let order = match (is_current, query.is_descending) {
-            (false, _) => "none",
-            (true, false) => "ascending",
-            (true, true) => "descending",
+            (false, _) => None,
+            (true, false) => Some("ascending"),
+            (true, true) => Some("descending"),
         };
-        let sort = if order == "ascending" { format!("-{key}") } else { key.to_owned() };
+        let sort = if order == Some("ascending") { format!("-{key}") } else { key.to_owned() };
         Column { title, link: Some(link(parameters, &[("sort", &sort), ("offset", "")])), order }
     };
     titles.into_iter().map(column).collect()
@@ -322,6 +349,17 @@ mod tests {
     fn an_empty_node_says_what_to_do() {
         let text = shown(&Parameters::default(), &Snapshot::default());
         assert!(text.contains("No host port is held"), "{text}");
+    }
+
+    /// The second page is shown while its rows go.
+    #[test]
+    fn a_page_that_has_gone_is_the_last_one() {
+        let web = forwarding("shop/web", &["80/tcp", "81/tcp", "82/tcp"]);
+        let stored = Stored { holdings: vec![web.into()], ..Stored::default() };
+        let snapshot = Snapshot { stored: Arc::new(stored), ..Snapshot::default() };
+        let (limit, offset) = ("2".to_owned(), "4".to_owned());
+        let text = shown(&Parameters { limit, offset, ..Parameters::default() }, &snapshot);
+        assert!(text.contains("3–3 of 3") && !text.contains("rel=\"next\""), "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is asked of a list: which rows, in which order, and how many.
 
-use std::{fmt::Display, str::FromStr};
+use std::{cmp::Reverse, fmt::Display, str::FromStr};
 
 use portclaim::lease::{Port, Protocol};
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use super::{health::Health, instance::Instance, row::Row, snapshot::Snapshot};
 
 /// How many rows are given at once, unless told otherwise, and at most.
 const USUAL: usize = 100;
-const MOST: usize = 10_000;
+pub const MOST: usize = 10_000;
 
 /// The parameters, as they are written. Empty ones count as absent: a form sends them.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -202,7 +202,7 @@ impl Query {
                 (group.is_none(), group)
             }),
             Key::Protocol => rows.sort_by_key(|row| (row.protocol().is_none(), row.protocol())),
-            Key::Age => rows.sort_by_key(Row::since),
+            Key::Age => rows.sort_by_key(|row| Reverse(row.since())),
             Key::Health => rows.sort_by_key(|row| match row.health(snapshot) {
                 Some(Health::Unhealthy(_)) => 0,
                 Some(Health::Pending) => 1,
@@ -289,6 +289,13 @@ mod tests {
         assert_eq!(with(|p| p.sort = "owner".into()), (vec![5432, 25, 26, 90, 80, 8080], 6));
         assert_eq!(with(|p| p.sort = "name".into()).0[..2], [8080, 90]);
         assert_eq!(with(|p| p.sort = "health".into()).0[..2], [80, 8080]);
+        let mut aged = snapshot();
+        let mut youngest = instance("young", "h:7");
+        youngest.since += 60;
+        aged.instances = Arc::new(vec![youngest]);
+        let by_age = Parameters { sort: "age".into(), ..Parameters::default() };
+        let (rows, _) = by_age.parse().unwrap().rows(&aged, |_| true);
+        assert_eq!(rows[0].port(), 7, "the youngest has the least age");
         assert_eq!(with(|p| p.health = "unhealthy".into()), (vec![80, 8080], 2));
         assert_eq!(with(|p| p.health = "unchecked".into()), (vec![25, 26, 90, 5432], 4));
         assert_eq!(with(|p| p.q = "EXAMPLE".into()), (vec![90], 1));

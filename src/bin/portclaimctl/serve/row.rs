@@ -22,6 +22,14 @@ pub enum Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// What no other row has.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Lease(held) => held.lease.host.to_string(),
+            Self::Instance(instance) => format!("instance/{}", instance.name),
+        }
+    }
+
     pub fn port(&self) -> u16 {
         match self {
             Self::Lease(held) => held.lease.host.port.number(),

@@ -5,63 +5,193 @@
 const content = document.getElementById("content");
 const form = document.getElementById("filter");
 const live = document.getElementById("live");
-let asked = 0;
+// How often what changes without an event is read: ages, and ports that rest, in ms.
+const AGES = 30000;
+// How long news are gathered before they are told, and how soon a stream that was
+// refused is asked for again, in ms.
+const NEWS = 1000;
+const AGAIN = 5000;
 
-// Puts the content of a page of this server in place of what is shown. Of answers
-// that overtake each other the last one asked for counts.
-async function show(url) {
-  const mine = ++asked;
-  const response = await fetch(url);
-  if (!response.ok || mine !== asked) return;
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const next = page.getElementById("content");
-  if (mine !== asked || !next) return;
-  const focused = content.contains(document.activeElement)
-    ? document.activeElement.textContent : null;
-  content.replaceChildren(...next.childNodes);
-  if (focused !== null) {
-    for (const link of content.querySelectorAll("a")) {
-      if (link.textContent === focused) { link.focus(); break; }
+// Makes one element like another. What is the same stays: with it the focus, what is
+// selected, and where one has scrolled to.
+function merge(old, next) {
+  if (old.isEqualNode(next)) return;
+  for (const { name } of [...old.attributes]) {
+    if (!next.hasAttribute(name)) old.removeAttribute(name);
+  }
+  for (const { name, value } of next.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  const stay = new Set([...next.children].map((child) => child.id));
+  const known = new Map();
+  for (const child of [...old.children]) {
+    if (!child.id) continue;
+    if (stay.has(child.id)) known.set(child.id, child);
+    else child.remove();
+  }
+  let at = old.firstChild;
+  const drop = () => {
+    const gone = at;
+    at = at.nextSibling;
+    gone.remove();
+  };
+  for (const child of [...next.childNodes]) {
+    let twin = null;
+    if (child.id) {
+      // Of rows that have gone, the blanks behind them.
+      while (at && !at.id) drop();
+      twin = known.get(child.id);
+    } else if (at && !at.id && at.nodeName === child.nodeName) {
+      twin = at;
+    }
+    if (twin === null || twin === undefined) {
+      old.insertBefore(child, at);
+      continue;
+    }
+    if (twin === at) at = at.nextSibling;
+    else old.insertBefore(twin, at);
+    if (twin.nodeType === Node.ELEMENT_NODE) merge(twin, child);
+    else if (twin.data !== child.data) twin.data = child.data;
+  }
+  while (at) drop();
+}
+
+let reading = null;
+let isOld = false;
+
+async function read() {
+  while (isOld) {
+    isOld = false;
+    const url = location.href;
+    const response = await fetch(url);
+    const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    const next = page.getElementById("content");
+    if (!next || url !== location.href) continue;
+    const wasInside = content.contains(document.activeElement);
+    merge(content, next);
+    if (wasInside && !content.contains(document.activeElement)) {
+      content.focus({ preventScroll: true });
     }
   }
 }
 
-function go(url) {
-  history.replaceState(null, "", url);
-  show(url);
+// Reads the page that the address is of, and shows its content in place of what is
+// shown. One at a time: what changes meanwhile is read once, afterwards.
+function refresh() {
+  isOld = true;
+  // Not connected: the stream of events notices it too, and has it read anew later.
+  reading ??= read().catch(() => {}).finally(() => { reading = null; });
+  return reading;
 }
 
-form.addEventListener("input", () => {
+// What is told is read out by screen readers.
+function tell(text) {
+  live.textContent = text;
+}
+
+// Shows what somebody has asked for, and tells how much it is.
+async function go(url, isStep) {
+  if (isStep) history.pushState(null, "", url);
+  else history.replaceState(null, "", url);
+  await refresh();
+  const found = content.querySelector(".problem, .empty, nav span");
+  if (found) tell(found.textContent);
+}
+
+function ask() {
   const parameters = new URLSearchParams();
   for (const [key, value] of new FormData(form)) {
     if (value) parameters.set(key, value);
   }
-  go("/?" + parameters);
-});
+  const text = parameters.toString();
+  go(text ? "/?" + text : "/", false);
+}
+
+// The fields, as the address has them.
+function fill() {
+  const parameters = new URL(location.href).searchParams;
+  for (const field of form.elements) {
+    if (field.name) field.value = parameters.get(field.name) ?? "";
+  }
+}
+
+form.addEventListener("input", ask);
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  form.dispatchEvent(new Event("input"));
+  ask();
 });
 content.addEventListener("click", (event) => {
-  const link = event.target.closest("thead a, nav a");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const link = event.target.closest("a");
+  if (!link || !link.getAttribute("href").startsWith("/")) return;
+  if (event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  go(link.getAttribute("href"));
-  const sort = new URL(link.href).searchParams.get("sort");
-  let field = form.elements.namedItem("sort");
-  if (sort && !field) {
-    field = document.createElement("input");
-    field.type = "hidden";
-    field.name = "sort";
-    form.append(field);
-  }
-  if (field) field.value = sort ?? "";
+  const isPage = link.closest("nav") !== null;
+  go(link.getAttribute("href"), true).then(() => {
+    if (isPage) content.scrollIntoView();
+  });
+  fill();
+});
+window.addEventListener("popstate", () => {
+  fill();
+  refresh();
 });
 
-const events = new EventSource("/v1/events");
-const tell = (text) => { live.hidden = false; live.textContent = text; };
-events.addEventListener("ready", () => { tell("live"); show(location.href); });
-for (const kind of ["change", "reset"]) {
-  events.addEventListener(kind, () => show(location.href));
+// What has become of ports and instances and is not told yet, by what that is.
+let news = new Map();
+let timer = null;
+
+function told() {
+  timer = null;
+  const count = ([what, rows]) => {
+    const [{ address, protocol }] = rows;
+    if (rows.length > 1) return `${rows.length} ${what}`;
+    return `${address} ${protocol ? protocol + " " : ""}${what}`;
+  };
+  if (news.size) tell([...news].map(count).join(", "));
+  news = new Map();
 }
-events.addEventListener("error", () => tell("not connected"));
+
+function note(what, row) {
+  news.set(what, [...(news.get(what) ?? []), row]);
+}
+
+let events = null;
+
+function follow() {
+  events?.close();
+  events = new EventSource("/v1/events");
+  events.addEventListener("ready", () => {
+    tell("Live");
+    refresh();
+  });
+  events.addEventListener("reset", refresh);
+  events.addEventListener("change", (event) => {
+    const change = JSON.parse(event.data);
+    for (const { added, removed, health } of [change, change.instances]) {
+      for (const row of added) note("added", row);
+      for (const row of removed) note("removed", row);
+      for (const row of health) note(row.health ?? "no longer checked", row);
+    }
+    timer ??= setTimeout(told, NEWS);
+    refresh();
+  });
+  events.addEventListener("error", () => {
+    tell("Not connected");
+    // The browser tries again by itself unless it was refused.
+    if (events.readyState === EventSource.CLOSED) setTimeout(look, AGAIN);
+  });
+}
+
+// A page that nobody looks at needs no stream: a browser has six for all its pages.
+function look() {
+  if (!document.hidden) {
+    follow();
+  } else {
+    events?.close();
+    events = null;
+  }
+}
+
+document.addEventListener("visibilitychange", look);
+setInterval(() => { if (events?.readyState === EventSource.OPEN) refresh(); }, AGES);
+look();
