@@ -34,18 +34,18 @@ const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 const JSON: &str = "Content-Type: application/json";
 const TOKEN: &str = "correct-horse-battery-staple";
 /// So that a test need not wait for real times.
-const QUICK: [&str; 6] =
+pub const QUICK: [&str; 6] =
     ["--health-interval", "100ms", "--health-retry", "10ms", "--health-tries", "2"];
 
 /// A node with a server that instances may register with, and what it keeps.
-struct Site {
-    node: Node,
+pub struct Site {
+    pub node: Node,
     socket: PathBuf,
     options: Vec<String>,
 }
 
 impl Site {
-    fn new(more: &[&str]) -> Self {
+    pub fn new(more: &[&str]) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let node = Node::new(false);
         let folder = node.folder("registry");
@@ -69,13 +69,13 @@ impl Site {
         Self { node, socket, options }
     }
 
-    fn start(&self) -> Server {
+    pub fn start(&self) -> Server {
         let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         Server::start(&self.node, "127.0.0.1", &options)
     }
 
     /// The answer to root over the Unix socket.
-    fn as_root(&self, request: &str) -> Answer {
+    pub fn as_root(&self, request: &str) -> Answer {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut text = Vec::new();
@@ -110,7 +110,7 @@ impl Site {
     }
 }
 
-fn form(name: &str, address: &str, more: &str) -> String {
+pub fn form(name: &str, address: &str, more: &str) -> String {
     request("POST", "/register", &[FORM], &format!("name={name}&address={address}{more}"))
 }
 

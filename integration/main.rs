@@ -14,6 +14,7 @@ mod admission;
 mod asking;
 mod author;
 mod boundary;
+mod browser;
 mod chain;
 mod claim;
 mod concurrency;
@@ -75,6 +76,7 @@ fn main() {
         recovery::trials(),
         registry::trials(),
         instance::trials(),
+        browser::trials(),
         render::trials(),
         transfer::trials(),
         operator::trials(),

@@ -87,6 +87,11 @@ impl Server {
         Self { process, port }
     }
 
+    /// A path of it, for somebody on the node itself.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
     fn connect(&self, from: &Namespace, to: IpAddr) -> TcpStream {
         let to = SocketAddr::new(to, self.port);
         let stream = from.enter(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap());

@@ -30,7 +30,7 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
@@ -46,6 +46,8 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("podman", "podman"),
     ("strip", "binutils"),
     ("systemd-analyze", "systemd"),
+    ("chromium", "chromium"),
+    ("chromedriver", "chromium-driver"),
 ];
 
 /// Files without which no test means anything, and what to do about them.

@@ -182,6 +182,8 @@ pub struct InstanceDocument<'a> {
     name: &'a str,
     address: String,
     url: Option<String>,
+    /// Null where the check does not tell.
+    protocol: Option<&'static str>,
     tags: &'a [Tag],
     /// How it is checked, as it was registered.
     check: String,
@@ -204,6 +206,7 @@ impl<'a> InstanceDocument<'a> {
             name: instance.name.as_str(),
             address: instance.address.to_string(),
             url: instance.url(),
+            protocol: instance.protocol().map(Protocol::name),
             tags: &instance.tags,
             check: instance::shown(instance.health.as_ref()),
             health: health.into(),
