@@ -62,6 +62,7 @@ let isOld = false;
 async function read() {
   while (isOld) {
     isOld = false;
+    const begun = performance.now();
     const url = location.href;
     const response = await fetch(url);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -72,6 +73,8 @@ async function read() {
     if (wasInside && !content.contains(document.activeElement)) {
       content.focus({ preventScroll: true });
     }
+    // However much changes, half of the time is left to whoever uses the page.
+    if (isOld) await new Promise((done) => setTimeout(done, performance.now() - begun));
   }
 }
 
