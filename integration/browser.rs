@@ -1,6 +1,7 @@
 //! The page of the registry, in a browser.
 
 mod driver;
+mod screenshot;
 
 use std::fs;
 
@@ -482,5 +483,7 @@ pub fn trials() -> Vec<Trial> {
         ("readable", everyone_can_read_it),
         ("states", nothing_and_nothing_to_read),
     ];
-    crate::trials("browser", tests)
+    let mut trials = crate::trials("browser", tests);
+    trials.push(screenshot::trial());
+    trials
 }

@@ -18,6 +18,7 @@ pub fn trials() -> Vec<Trial> {
         [
             ("commands_run", commands_run as fn()),
             ("configurations_are_accepted", configurations_are_accepted),
+            ("links_lead_somewhere", links_lead_somewhere),
         ],
     )
 }
@@ -137,4 +138,35 @@ fn configurations_are_accepted() {
             assert!(output.status.success() && reply.is_empty(), "{reply} for {text}");
         }
     }
+}
+
+/// Links to headings and to files of the repository; others are nobody's here.
+fn links_lead_somewhere() {
+    const PICTURE_LIMIT: u64 = 100_000;
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    // Every other part is a block of code.
+    let prose: String = readme.split("```").step_by(2).collect();
+    let anchor = |heading: &str| -> String {
+        let kept = heading.chars().filter(|it| it.is_alphanumeric() || " -_".contains(*it));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    let headings = prose.lines().filter(|line| line.starts_with('#'));
+    let anchors: Vec<_> =
+        headings.map(|line| anchor(line.trim_start_matches(['#', ' ']))).collect();
+    let targets = prose.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+    let (mut own, mut pictures) = (0, 0);
+    for target in targets.filter(|target| !target.contains("://")) {
+        own += 1;
+        if let Some(wanted) = target.strip_prefix('#') {
+            assert!(anchors.iter().any(|anchor| anchor == wanted), "no heading: {target}");
+            continue;
+        }
+        let file = fs::metadata(Path::new(ROOT).join(target));
+        let file = file.unwrap_or_else(|error| panic!("{target}: {error}"));
+        if Path::new(target).extension().is_some_and(|it| it == "png") {
+            pictures += 1;
+            assert!(file.len() < PICTURE_LIMIT, "{target} has {} bytes", file.len());
+        }
+    }
+    assert!(own > 20 && pictures == 2, "{own} links, {pictures} pictures");
 }

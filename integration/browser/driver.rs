@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, output};
 
 /// Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -248,6 +248,15 @@ impl<'n> Browser<'n> {
             &json!({ "width": width, "height": height, "deviceScaleFactor": 1,
                      "mobile": width < 500 }),
         );
+    }
+
+    /// What is seen, as PNG.
+    pub fn screenshot(&self) -> Vec<u8> {
+        let text = self.call("GET", "/screenshot", &Value::Null);
+        let mut decode = Command::new("base64");
+        let decoded = output(decode.arg("--decode"), text.as_str().unwrap().as_bytes());
+        assert!(decoded.status.success());
+        decoded.stdout
     }
 
     /// As if the reader had switched scripts off.
