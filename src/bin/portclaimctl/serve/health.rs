@@ -91,6 +91,9 @@ pub enum Health {
 }
 
 impl Health {
+    /// What it may be called.
+    pub const NAMES: [&str; 3] = ["healthy", "unhealthy", "pending"];
+
     /// As programs read it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -138,6 +141,14 @@ impl Marks {
     /// When an instance was found healthy last.
     pub fn proven(&self, name: &InstanceName) -> Option<Instant> {
         self.of(&Subject::Instance(name.clone()))?.proven
+    }
+
+    /// How many of a kind are known to be so; see [`Health::name`].
+    pub fn count(&self, of_instances: bool, health: &str) -> usize {
+        let is_meant = |(subject, mark): &(&Subject, &Mark)| {
+            matches!(subject, Subject::Instance(_)) == of_instances && mark.health.name() == health
+        };
+        self.0.iter().filter(is_meant).count()
     }
 
     fn of(&self, subject: &Subject) -> Option<&Mark> {

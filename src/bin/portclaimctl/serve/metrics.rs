@@ -20,7 +20,7 @@ use portclaim::{
     tally::{BOUNDS, Counter, Totals},
 };
 
-use super::{App, stored::Stored};
+use super::{App, health::Health, snapshot::Snapshot, stored::Stored};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// How old what calls have left may be, however many ask.
@@ -56,7 +56,7 @@ pub async fn show(State(app): State<App>) -> Response {
         log::warn!("what calls have left in {run_dir} cannot be read: {error}");
         Arc::default()
     });
-    let text = render(&app.now().stored, &totals);
+    let text = render(&app.now(), &totals);
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
@@ -110,7 +110,8 @@ fn seconds(micros: u64) -> f64 {
 }
 
 /// No value of a label needs an escape: groups, protocols, verbs and reasons are words.
-fn render(stored: &Stored, totals: &Totals) -> String {
+fn render(snapshot: &Snapshot, totals: &Totals) -> String {
+    let stored = &snapshot.stored;
     let mut text = Exposition(String::new());
     groups(&mut text, stored);
     let name = "portclaim_leases";
@@ -125,6 +126,17 @@ fn render(stored: &Stored, totals: &Totals) -> String {
     for (state, is_used) in [("used", true), ("unused", false)] {
         let count = stored.claims.iter().filter(|it| it.holder.is_some() == is_used).count();
         text.line(format_args!("{name}{{state=\"{state}\"}} {count}"));
+    }
+    let name = "portclaim_instances";
+    text.family(name, "gauge", "Instances that registered themselves.");
+    text.line(format_args!("{name} {}", snapshot.instances.len()));
+    let name = "portclaim_checked";
+    text.family(name, "gauge", "Containers and instances whose health is checked, by what it is.");
+    for (kind, of_instances) in [("container", false), ("instance", true)] {
+        for health in Health::NAMES {
+            let count = snapshot.marks.count(of_instances, health);
+            text.line(format_args!("{name}{{kind=\"{kind}\",health=\"{health}\"}} {count}"));
+        }
     }
     let name = "portclaim_read_timestamp_seconds";
     text.family(name, "gauge", "When the database was read.");
@@ -200,7 +212,10 @@ fn calls(text: &mut Exposition, totals: &Totals) {
 mod tests {
     use portclaim::{lease::Protocol, tally::Tally};
 
-    use super::*;
+    use super::{
+        super::health::{Marks, Subject},
+        *,
+    };
     use crate::view::lease::tests::{block, forwarding};
 
     #[test]
@@ -220,11 +235,18 @@ mod tests {
             tally.leave(run_dir.path(), true);
         }
         let totals = Totals::read(run_dir.path()).unwrap();
-        let text = render(&Stored { holdings, at: 7, ..Stored::default() }, &totals);
+        let stored = Arc::new(Stored { holdings, at: 7, ..Stored::default() });
+        let subject = Subject::Instance("web".parse().unwrap());
+        let marks = Arc::new(Marks::unhealthy(subject, "HTTP 500"));
+        let snapshot = Snapshot { stored, marks, ..Snapshot::default() };
+        let text = render(&snapshot, &totals);
         for line in [
             "portclaim_leases{holder=\"container\"} 2\n",
             "portclaim_leases{holder=\"module\"} 2\n",
             "portclaim_claims{state=\"used\"} 0\n",
+            "portclaim_instances 0\n",
+            "portclaim_checked{kind=\"instance\",health=\"unhealthy\"} 1\n",
+            "portclaim_checked{kind=\"container\",health=\"healthy\"} 0\n",
             "portclaim_read_timestamp_seconds 7\n",
             "portclaim_call_duration_seconds_bucket{verb=\"ADD\",le=\"0.001\"} 0\n",
             "portclaim_call_duration_seconds_bucket{verb=\"ADD\",le=\"0.0025\"} 1\n",
