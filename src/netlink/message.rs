@@ -50,6 +50,11 @@ impl Request {
         self.close(start)
     }
 
+    /// Appends an attribute that holds a number in network byte order.
+    pub fn number(&mut self, kind: u16, value: u32) -> &mut Self {
+        self.attribute(kind, &value.to_be_bytes())
+    }
+
     /// Appends an attribute that holds the attributes which `write` appends.
     pub fn nested(&mut self, kind: u16, write: impl FnOnce(&mut Self)) -> &mut Self {
         let start = self.open(kind | NESTED);
@@ -71,15 +76,29 @@ impl Request {
         self
     }
 
+    /// What there is of the message before the socket completes its header.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The message with the fields that only the socket knows.
     pub(super) fn stamped(&self, flags: u16, sequence: u32) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
+        let mut bytes = Vec::new();
+        self.stamp(flags, sequence, &mut bytes);
+        bytes
+    }
+
+    /// The same, behind other messages.
+    pub(super) fn stamp(&self, flags: u16, sequence: u32, datagram: &mut Vec<u8>) {
+        let start = datagram.len();
+        datagram.extend_from_slice(&self.bytes);
+        let bytes = &mut datagram[start..];
         let length = u32::try_from(bytes.len()).expect("a request fits in 4 GiB");
         bytes[..4].copy_from_slice(&length.to_ne_bytes());
         let flags = flags | u16::from_ne_bytes([bytes[6], bytes[7]]);
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        bytes
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::{
         AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect,
         netlink::{self, SocketAddrNetlink},
         recv, send, socket_with,
-        sockopt::{Timeout, set_socket_timeout},
+        sockopt::{Timeout, set_socket_send_buffer_size_force, set_socket_timeout},
     },
 };
 
@@ -27,6 +27,12 @@ const ERROR: u16 = 2;
 /// `NLMSG_DONE`.
 const DONE: u16 = 3;
 
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// What a socket may send at once without being asked, and less (`wmem_default`).
+const SEND_LENGTH: usize = 64 * 1024;
+
 /// How long the kernel may take for the next part of an answer. It answers in
 /// the call that sends, so this is only ever reached when something is broken.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -34,6 +40,24 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const RECEIVE_LENGTH: usize = 64 * 1024;
 /// How often a dump is started over because the table changed meanwhile.
 const DUMP_ATTEMPTS: u32 = 16;
+
+/// A transaction was not carried out; nothing of it was.
+#[derive(Debug)]
+pub struct Refused {
+    /// The message that the kernel refused; none where it was all of them.
+    pub message: Option<usize>,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// What becomes of a transaction that the kernel would carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is carried out.
+    Commit,
+    /// Nothing of it is: it was to be tried only.
+    Abort,
+}
 
 /// A socket to one subsystem of the kernel. Requests carry sequence numbers, and
 /// what answers an earlier one is passed over. It is connected to the kernel, so
@@ -91,6 +115,56 @@ impl Socket {
         ))
     }
 
+    /// Has the kernel carry out messages of a subsystem of nfnetlink, all of them or none.
+    ///
+    /// ```text
+    /// begin · message … · last message, which asks for an answer · end
+    /// ```
+    ///
+    /// An error has the number of the message that it is about. The kernel answers in
+    /// this order, so the first answer tells what came of it.
+    pub fn transact(
+        &mut self,
+        subsystem: u16,
+        messages: &[Request],
+        end: End,
+    ) -> Result<(), Refused> {
+        let Some(last) = messages.len().checked_sub(1) else { return Ok(()) };
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::new();
+        let mut push = |request: &Request, flags| {
+            self.sequence = self.sequence.wrapping_add(1);
+            request.stamp(REQUEST | flags, self.sequence, &mut datagram);
+        };
+        // `struct nfgenmsg`: the subsystem in network byte order.
+        let [high, low] = subsystem.to_be_bytes();
+        let limit = |kind| Request::new(kind, 0, &[0, 0, high, low]);
+        push(&limit(BATCH_BEGIN), 0);
+        for (index, message) in messages.iter().enumerate() {
+            push(message, if index == last { ACK } else { 0 });
+        }
+        if end == End::Commit {
+            push(&limit(BATCH_END), 0);
+        }
+        let failed = |source: io::Error| Refused { message: None, source };
+        if datagram.len() > SEND_LENGTH {
+            // Where that is not allowed, sending fails, and says so.
+            _ = set_socket_send_buffer_size_force(&self.descriptor, datagram.len());
+        }
+        let sent = retry_on_intr(|| send(&self.descriptor, &datagram, SendFlags::empty()));
+        sent.map_err(|error| failed(error.into()))?;
+        loop {
+            let received = self.receive().map_err(failed)?;
+            for message in Message::all(&self.buffer[..received]) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                if message.kind == ERROR && index <= messages.len() {
+                    let refused = |source| Refused { message: index.checked_sub(1), source };
+                    return outcome(message).map_err(refused);
+                }
+            }
+        }
+    }
+
     /// Returns whether the answer is consistent.
     fn exchange(
         &mut self,
@@ -126,8 +200,13 @@ impl Socket {
     }
 
     fn receive(&mut self) -> io::Result<usize> {
-        let received =
-            retry_on_intr(|| recv(&self.descriptor, &mut self.buffer[..], RecvFlags::TRUNC));
+        let mut receive =
+            || retry_on_intr(|| recv(&self.descriptor, &mut self.buffer[..], RecvFlags::TRUNC));
+        let received = match receive() {
+            // There were more answers than the socket holds: the first ones are there.
+            Err(Errno::NOBUFS) => receive(),
+            received => received,
+        };
         let (_, length) = received.map_err(|error| match error {
             Errno::AGAIN => io::Error::new(
                 io::ErrorKind::TimedOut,
