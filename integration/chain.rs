@@ -4,7 +4,10 @@
 //! and the plugin under test after it. Only what libcni does for a plugin is done
 //! here: the environment, `prevResult`, `runtimeConfig` (CNI SPEC, section 3).
 
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Map, Value, json};
 
@@ -18,6 +21,9 @@ const PLUGIN: &str = env!("CARGO_BIN_EXE_portclaim");
 
 /// Where the reference plugins are.
 const REFERENCE: &str = "/usr/lib/cni";
+
+/// The `backend` of networks that are not given one; not set: the plugin's default.
+const BACKEND: &str = "PORTCLAIM_BACKEND";
 
 /// The newest version that the reference plugins of Debian 12 speak.
 const REFERENCE_VERSION: &str = "1.0.0";
@@ -57,6 +63,14 @@ impl Call {
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.environment.retain(|(other, _)| *other != name);
         self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// The call with `nft` as the backend, for what is tried by way of that program.
+    pub fn by_nft(mut self) -> Self {
+        let mut config: Value = serde_json::from_slice(&self.stdin).expect("it is JSON");
+        config["backend"] = "nft".into();
+        self.stdin = config.to_string().into_bytes();
         self
     }
 
@@ -272,6 +286,11 @@ impl Network {
         self
     }
 
+    /// The network with `nft` as the backend, for what is tried by way of that program.
+    pub fn by_nft(self) -> Self {
+        self.option("backend", "nft".into())
+    }
+
     /// The network with addresses of one family only.
     pub fn only(mut self, family: Family) -> Self {
         self.subnets.retain(|subnet| subnet.contains(':') == (family == Family::V6));
@@ -300,6 +319,9 @@ impl Network {
             "dataDir": node.data_dir(),
             "runDir": node.run_dir(),
         });
+        if let Ok(backend) = env::var(BACKEND) {
+            config["backend"] = backend.into();
+        }
         for (key, value) in &self.options {
             config[key] = value.clone();
         }

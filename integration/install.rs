@@ -251,14 +251,24 @@ fn refusals_change_nothing() {
         assert!(refused.stderr.contains(message), "{message}: {refused:?}");
         assert_eq!(machine.files(), [""; 0]);
     }
-    // No container could start on a node without nft.
-    let machine = Machine::without("/usr/sbin");
-    machine.write(CONFLIST, BEFORE);
+    // No container could start where a file has the place of the database.
+    let machine = self::machine();
+    machine.write("/var/lib/portclaim", "");
     let refused = machine.install(&[]);
     refused.with_status(1);
     assert!(refused.stderr.contains("nothing was installed"), "{refused:?}");
     assert_eq!(machine.files(), [""; 0]);
     assert_eq!(machine.read(CONFLIST), BEFORE);
+}
+
+/// What nobody needs, need not be there.
+fn nft_need_not_be_there() {
+    let machine = Machine::without("/usr/sbin");
+    machine.write(CONFLIST, BEFORE);
+    machine.install(&[]).succeeded();
+    assert_eq!(machine.read(CONFLIST), after());
+    call(&machine, "ADD", "web");
+    call(&machine, "DEL", "web");
 }
 
 pub fn trials() -> Vec<Trial> {
@@ -271,6 +281,7 @@ pub fn trials() -> Vec<Trial> {
         ("directories", directories_may_be_others),
         ("root", another_root_is_all_that_changes),
         ("refusals", refusals_change_nothing),
+        ("without_nft", nft_need_not_be_there),
     ];
     let areas = [
         crate::trials("install", tests),

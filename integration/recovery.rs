@@ -62,7 +62,7 @@ fn repeated_add_killed_at_nft() {
         add(&node, &web, fixed(8080));
         add(&node, &other, fixed(7070));
         let path = deadly_nft(&node, at, after);
-        let call = network().add(&node, &web, fixed(9090)).with("PATH", &path);
+        let call = network().add(&node, &web, fixed(9090)).by_nft().with("PATH", &path);
         let outcome = call.run(&node);
         assert_eq!(outcome.status.signal(), Some(9), "{at} {after}: {outcome:?}");
         let held: Vec<_> = leases(&node).into_iter().map(|held| held.host_port).collect();

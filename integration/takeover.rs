@@ -151,7 +151,7 @@ fn nothing_changes_when_nft_fails() {
             change.prepare(&node);
             let before = state(&node);
             let path = failing_nft(&node, at);
-            let outcome = change.call(&node).with("PATH", &path).run(&node);
+            let outcome = change.call(&node).by_nft().with("PATH", &path).run(&node);
             if outcome.status.success() {
                 assert_eq!(at, 2, "{}: nft is run at least once", change.name);
             } else {

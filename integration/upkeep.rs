@@ -11,6 +11,7 @@ use crate::{
     chain::{Container, Network},
     held::{assert_nothing_held, element_count, elements, forwarded, leases, leases_of},
     node::{Family, Node},
+    tool::ctl,
     traffic::{PATIENCE, ask, serve},
 };
 
@@ -85,9 +86,10 @@ fn status() {
     }
 }
 
-/// Without nft nothing can be forwarded, nor taken back: the store must go on
-/// saying what the kernel holds.
-fn without_nft() {
+/// With the backend nft and without that program nothing can be forwarded, nor taken
+/// back: the store must go on saying what the kernel holds.
+fn without_the_nft_that_is_configured() {
+    let network = || network().by_nft();
     let mut node = Node::new(false);
     let [web, late] = [Container::on_paper("web", 2), Container::on_paper("late", 3)];
     add(&network(), &node, &web, 8080);
@@ -101,6 +103,32 @@ fn without_nft() {
     network().del(&node, &late).run(&node).succeeded();
     assert_eq!((leases(&node), node.traces()), before);
     node.show();
+    network().del(&node, &web).run(&node).succeeded();
+    assert_nothing_held(&node, &network());
+}
+
+/// A node that has no nft, as many have none, lacks nothing.
+fn without_nft() {
+    let network = || network().option("backend", "netlink".into());
+    let mut node = Node::new(false);
+    node.host.nft("table inet filter { chain forward { type filter hook forward priority 0; }; }");
+    let chain = network().option("acceptIn", json!(["inet filter forward"]));
+    let [web, late] = [Container::on_paper("web", 2), Container::on_paper("late", 3)];
+    node.hide("/usr/sbin");
+    chain.status(&node).run(&node).succeeded();
+    add(&chain, &node, &web, 8080);
+    add(&chain, &node, &late, 8081);
+    chain.clone().version("1.1.0").check(&node, &web, fixed(8080)).run(&node).succeeded();
+    assert!(node.host.nft("list chain inet filter forward").contains("accept comment"));
+    chain.del(&node, &late).run(&node).succeeded();
+    node.host.nft("flush ruleset");
+    ctl(&node, &network(), &["restore"]).succeeded();
+    ctl(&node, &network(), &["check"]).succeeded();
+    let valid = json!([{ "containerID": "web", "ifname": "eth0" }]);
+    network().gc(&node, valid).run(&node).succeeded();
+    assert_eq!(forwarded(&node, &network()).len(), 1);
+    ctl(&node, &network(), &["reset", "--yes"]).succeeded();
+    assert_eq!(node.host.nft("list tables"), "");
     network().del(&node, &web).run(&node).succeeded();
     assert_nothing_held(&node, &network());
 }
@@ -339,11 +367,12 @@ fn a_linked_data_dir() {
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 16] = [
+    let tests: [(&str, fn()); 17] = [
         ("gc::valid", gc_keeps_what_is_valid),
         ("gc::nothing-there", gc_where_nothing_ever_was),
         ("status", status),
         ("without-nft", without_nft),
+        ("without-nft::configured", without_the_nft_that_is_configured),
         ("undo", add_that_fails_late_is_undone),
         ("check", check_finds_every_difference),
         ("flush::bridge", || flushed_ruleset_is_put_back(&network())),

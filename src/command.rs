@@ -58,7 +58,7 @@ use crate::{
 pub struct Call {
     /// The environment variables.
     pub environment: Environment,
-    /// `PATH`, to find nft in.
+    /// `PATH`, to find nft and iptables in.
     pub path: Option<OsString>,
     /// Everything on stdin, up to one byte more than is allowed.
     pub stdin: Vec<u8>,
@@ -192,7 +192,8 @@ impl Node {
         Ok(Self {
             store: Store::new(config.data_dir.clone(), boot_id)
                 .working_in(config.run_dir.join(STORE_WORK)),
-            nat: Nat::new(call.path.as_deref()),
+            // A wrong value is refused by ADD, and keeps no other verb from its work.
+            nat: Nat::new(config.backend().unwrap_or_default(), call.path.as_deref()),
             run_dir: config.run_dir.clone(),
             tally: Tally::default(),
         })

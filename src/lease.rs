@@ -5,6 +5,7 @@
 
 mod address;
 mod attachment;
+mod backend;
 mod claim;
 mod excerpt;
 mod foreign_chain;
@@ -19,6 +20,7 @@ mod sandbox;
 
 pub use address::{ContainerAddresses, HostAddress, ParseHostAddressError};
 pub use attachment::{Attachment, Pod};
+pub use backend::Backend;
 pub use claim::{Claim, ClaimKey};
 pub use excerpt::Excerpt;
 pub use foreign_chain::{ForeignChain, ForeignFamily, ParseForeignChainError};

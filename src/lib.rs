@@ -6,11 +6,10 @@
 //! 4 edges    bin/portclaim, bin/portclaimctl
 //! 3 verbs    command                                      joins effects, parses nothing
 //! 2 effects  store · nat (apply) · host · publish · tally · logger    one kind of effect each
-//!            netlink                                      the wire beneath nat and host
 //! 1 pure     allocator
 //!            request · module
-//!            cni · nat (ruleset, element, condition)
-//! 0 nouns    lease
+//!            cni · nat (ruleset and what it is made of and written as)
+//! 0 nouns    lease · netlink                              messages, and the socket for effects
 //! ```
 //!
 //! The store is the truth; kernel rules and published files are projections of it.

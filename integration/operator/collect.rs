@@ -98,7 +98,7 @@ fn gc_goes_on_after_an_error() {
                 printf %s \"$json\" | /usr/sbin/nft \"$@\"\n";
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = tool::command(&node, &network(), &["gc"]);
+    let mut command = tool::command(&node, &network().by_nft(), &["gc"]);
     let done = tool::run(&node, command.env("PATH", format!("{}:/usr/bin:/bin", folder.display())));
     assert_eq!(
         done.with_status(1),

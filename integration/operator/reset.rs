@@ -110,7 +110,7 @@ fn killed_at_nft() {
                 node.host.nft("flush ruleset");
             }
             let path = deadly_nft(&node, 1, after);
-            let mut command = tool::command(&node, &network(), verb);
+            let mut command = tool::command(&node, &network().by_nft(), verb);
             let killed = tool::run(&node, command.env("PATH", path));
             assert_eq!(killed.status, None, "{verb:?}: {killed:?}");
             let held: Vec<_> = leases(&node).into_iter().map(|held| held.host_port).collect();

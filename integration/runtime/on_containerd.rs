@@ -243,7 +243,7 @@ fn killed_while_waiting_for_the_lock() {
 /// The same behind the commit: what the store holds goes with the DEL that
 /// containerd sends for a sandbox that it gives up.
 fn killed_while_nft_hangs() {
-    let mut containerd = start();
+    let mut containerd = Containerd::start(Node::new(false), &network().by_nft());
     let valve = Valve::new(&containerd.node);
     containerd.with_programs_of(&valve.folder);
     containerd.restart();
@@ -266,7 +266,7 @@ fn killed_while_nft_hangs() {
 /// `kill -9`, once with pods that run, and once while a pod is being started, whose
 /// plugin then has nobody to answer to and whose sandbox nobody knows.
 fn containerd_crashes() {
-    let mut containerd = start();
+    let mut containerd = Containerd::start(Node::new(false), &network().by_nft());
     let valve = Valve::new(&containerd.node);
     containerd.with_programs_of(&valve.folder);
     containerd.restart();

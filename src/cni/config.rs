@@ -29,7 +29,8 @@ pub use static_ports::{Allowed, StaticPorts, StaticRule};
 
 use super::{CniVersion, JsonError, PrevResult, STDIN_LIMIT, json};
 use crate::lease::{
-    ContainerId, Excerpt, ForeignChain, Group, GroupName, InterfaceName, NetworkName, PortSet,
+    Backend, ContainerId, Excerpt, ForeignChain, Group, GroupName, InterfaceName, NetworkName,
+    PortSet,
 };
 
 /// What each verb reads; made by [`Config::parse`].
@@ -73,6 +74,8 @@ pub struct Settings {
     pub conditions_v6: Vec<String>,
     /// The chains of others that are to let pass what is forwarded.
     pub accept_in: Vec<ForeignChain>,
+    /// By which way nftables is changed.
+    pub backend: Backend,
 }
 
 /// What becomes of a static port on which a process of the host listens.
@@ -196,6 +199,22 @@ impl Config {
         Ok(timeout.transpose()?.unwrap_or(DEFAULT_LOCK_TIMEOUT))
     }
 
+    /// `backend`: `"netlink"` or `"nft"`; `portmap`'s `"nftables"` stands for the first.
+    pub fn backend(&self) -> Result<Backend, ConfigError> {
+        match Keys(&self.keys).string("backend")?.as_deref() {
+            None | Some("netlink" | "nftables") => Ok(Backend::Netlink),
+            Some("nft") => Ok(Backend::Nft),
+            Some("iptables") => Err(ConfigError::Unsupported {
+                key: "backend",
+                value: Excerpt::plain("\"iptables\""),
+                instead: "remove it or write \"netlink\"",
+            }),
+            Some(other) => {
+                Err(wrong("backend", &other.into(), "\"netlink\" or \"nft\" is allowed"))
+            }
+        }
+    }
+
     /// `formerly`: whether portclaim has taken the place of `portmap`, and containers
     /// may still run whose ports are from there.
     pub fn is_in_place_of_portmap(&self) -> Result<bool, ConfigError> {
@@ -270,6 +289,7 @@ impl Config {
                 .map(|value| keys::chains("acceptIn", &value))
                 .transpose()?
                 .unwrap_or_default(),
+            backend: self.backend()?,
         })
     }
 

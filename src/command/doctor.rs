@@ -111,7 +111,7 @@ impl Operator<'_> {
     pub fn diagnose(&mut self, conflists: &[ConflistFile]) -> Vec<Diagnosis> {
         let mut found = Diagnoses::default();
         network::look_at_conflists(&mut found, conflists);
-        self.look_at_nft(&mut found);
+        self.look_at_nftables(&mut found);
         self.look_at_lock(&mut found);
         self.look_at_store(&mut found);
         self.look_at_directories(&mut found);

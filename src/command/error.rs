@@ -249,7 +249,7 @@ impl Error {
             ),
             Self::Nat(_) => (
                 104,
-                "ask portclaimctl doctor: nft must be installed and the kernel have nf_tables",
+                "ask portclaimctl doctor: the kernel must have nf_tables, and nft be installed where backend is \"nft\"",
             ),
             Self::Store(
                 StoreError::Damaged { .. }

@@ -69,11 +69,8 @@ impl Modules {
         settings: Settings,
         policy: Policy,
     ) -> Self {
-        Self {
-            node: Node { store, nat: Nat::new(path), run_dir, tally: Tally::default() },
-            settings,
-            policy,
-        }
+        let nat = Nat::new(settings.backend, path);
+        Self { node: Node { store, nat, run_dir, tally: Tally::default() }, settings, policy }
     }
 
     /// What may be asked for, and by whom.

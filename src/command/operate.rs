@@ -40,10 +40,11 @@ impl<'a> Operator<'a> {
     ) -> Result<Self, Error> {
         let store = Store::new(data_dir.clone(), host::boot_id()?);
         let lock_timeout = configs.first().map(Config::lock_timeout).transpose()?;
+        let backend = configs.first().map(Config::backend).transpose()?;
         Ok(Self {
             node: Node {
                 store: store.working_in(run_dir.join(STORE_WORK)),
-                nat: Nat::new(path),
+                nat: Nat::new(backend.unwrap_or_default(), path),
                 run_dir,
                 tally: Tally::default(),
             },

@@ -1,7 +1,7 @@
 //! Making the kernel hold what the store says.
 //!
 //! Reads are single netlink requests about one table; every change is one
-//! transaction of `nft`, so the kernel holds all of it or nothing.
+//! transaction, by netlink or by `nft`, so the kernel holds all of it or nothing.
 //!
 //! Limits: whoever empties one of the maps and leaves the rules alone is noticed
 //! only by those whose elements are compared ([`Nat::check`], [`Nat::change`]).
@@ -11,73 +11,30 @@
 use std::{
     collections::HashSet,
     ffi::{OsStr, OsString},
-    fmt, io,
+    io,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
-    process::ExitStatus,
 };
 
-use nftables::schema::Nftables;
-
 use super::{
+    Difference, NatError,
     element::{Element, elements},
+    json,
     kernel::{self, Held},
     program,
     ruleset::{self, Table},
+    transaction::Step,
+    wire,
 };
-use crate::{lease::Forwarding, netlink::Socket};
+use crate::{
+    lease::{Backend, Forwarding},
+    netlink::{End, Socket},
+};
 
 /// How much of what nft printed an error quotes. It repeats the input of every
 /// command that failed.
 const QUOTED_LINES: usize = 3;
 const QUOTED_LENGTH: usize = 400;
-
-/// nftables could not be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum NatError {
-    /// The program is not installed.
-    #[error("cannot find nft in PATH, /usr/sbin, /sbin or /usr/local/sbin")]
-    NftNotFound,
-    /// The program could not be run.
-    #[error("cannot run {}", program.display())]
-    NftNotRun {
-        /// Its path.
-        program: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// nft or the kernel refused.
-    #[error("cannot {what}: nft: {message} ({status})")]
-    NftFailed {
-        /// What was to be done.
-        what: String,
-        /// The first lines of what it printed.
-        message: String,
-        /// How it ended.
-        status: ExitStatus,
-    },
-    /// The program is not installed.
-    #[error("cannot find {0} in PATH, /usr/sbin, /sbin or /usr/local/sbin")]
-    IptablesNotFound(&'static str),
-    /// iptables or the kernel refused.
-    #[error("{program}: {message} ({status})")]
-    IptablesFailed {
-        /// Its name.
-        program: &'static str,
-        /// The first lines of what it printed.
-        message: String,
-        /// How it ended.
-        status: ExitStatus,
-    },
-    /// The kernel could not be asked.
-    #[error("cannot {what} by netlink")]
-    Netlink {
-        /// What was to be read.
-        what: String,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// What rules there are under a table's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,131 +47,11 @@ pub enum Rules {
     Other,
 }
 
-/// What the kernel holds otherwise than it should.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Difference {
-    /// The table is absent, or its rules are not those of this version and
-    /// configuration.
-    Rules {
-        /// The table.
-        table: String,
-    },
-    /// An element is absent.
-    Missing {
-        /// The table.
-        table: String,
-        /// The element that should be there.
-        element: Element,
-    },
-    /// A map leads elsewhere.
-    Elsewhere {
-        /// The table.
-        table: String,
-        /// The element that should be there.
-        element: Element,
-        /// What its key leads to.
-        found: String,
-    },
-    /// An element of a lease is said to be somebody else's.
-    Named {
-        /// The table.
-        table: String,
-        /// The element that should be there.
-        element: Element,
-        /// Whose it is said to be.
-        found: Option<String>,
-    },
-    /// An element is there, and nothing needs it.
-    Foreign {
-        /// The table.
-        table: String,
-        /// The map or set.
-        set: &'static str,
-        /// Its key, to be read.
-        element: String,
-        /// What it leads to, in a map.
-        found: Option<String>,
-        /// Whose it is said to be.
-        owner: Option<String>,
-    },
-}
-
-impl Difference {
-    /// The element that should be there.
-    #[must_use]
-    pub fn element(&self) -> Option<&Element> {
-        match self {
-            Self::Missing { element, .. }
-            | Self::Elsewhere { element, .. }
-            | Self::Named { element, .. } => Some(element),
-            Self::Rules { .. } | Self::Foreign { .. } => None,
-        }
-    }
-
-    /// The name of the table.
-    #[must_use]
-    pub fn table(&self) -> &str {
-        match self {
-            Self::Rules { table }
-            | Self::Missing { table, .. }
-            | Self::Elsewhere { table, .. }
-            | Self::Named { table, .. }
-            | Self::Foreign { table, .. } => table,
-        }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = |element: &Element| if element.set().is_map() { "map" } else { "set" };
-        match self {
-            Self::Rules { table } => {
-                write!(f, "table inet {table} is absent or its rules are not those configured")
-            }
-            Self::Missing { table, element } => write!(
-                f,
-                "{} {} of table inet {table} has no element {element}",
-                kind(element),
-                element.set().name(),
-            ),
-            Self::Elsewhere { table, element, found } => write!(
-                f,
-                "{} {} of table inet {table} leads from {element} to {found} and not to {}",
-                kind(element),
-                element.set().name(),
-                element.target().unwrap_or_default(),
-            ),
-            Self::Named { table, element, found } => write!(
-                f,
-                "{} {} of table inet {table} says that {element} is of {} and not of {}",
-                kind(element),
-                element.set().name(),
-                found.as_deref().unwrap_or("nobody"),
-                element.comment().unwrap_or("nobody"),
-            ),
-            Self::Foreign { table, set, element, found, owner } => {
-                match found {
-                    Some(found) => {
-                        write!(
-                            f,
-                            "map {set} of table inet {table} leads from {element} to {found}"
-                        )?;
-                    }
-                    None => write!(f, "set {set} of table inet {table} has element {element}")?,
-                }
-                if let Some(owner) = owner {
-                    write!(f, " ({owner})")?;
-                }
-                write!(f, ", which no lease needs")
-            }
-        }
-    }
-}
-
 /// nftables on this host. The socket is opened and the program looked for when
 /// they are first needed.
 #[derive(Debug)]
 pub struct Nat {
+    backend: Backend,
     path: Option<OsString>,
     program: Option<PathBuf>,
     socket: Option<Socket>,
@@ -222,10 +59,16 @@ pub struct Nat {
 }
 
 impl Nat {
-    /// `path` is the `PATH` to look for nft in, before the usual directories.
+    /// `path` is the `PATH` to look for programs in, before the usual directories.
     #[must_use]
-    pub fn new(path: Option<&OsStr>) -> Self {
-        Self { path: path.map(OsStr::to_owned), program: None, socket: None, drifted: 0 }
+    pub fn new(backend: Backend, path: Option<&OsStr>) -> Self {
+        Self { backend, path: path.map(OsStr::to_owned), program: None, socket: None, drifted: 0 }
+    }
+
+    /// By which way it is changed.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// How many elements were met, as others were changed, that were not what was left.
@@ -302,8 +145,7 @@ impl Nat {
     /// What is to be removed and is absent, or is there with other data (it is
     /// not what was added then), is left alone, and so is what is to be added
     /// and is there. What is there under the key of an element to be added, with
-    /// other data or another owner, is replaced. When that leaves nothing to do,
-    /// nft is not run.
+    /// other data or another owner, is replaced.
     ///
     /// The table must be there unless there is nothing to add: see
     /// [`Nat::is_intact`] and [`Nat::rebuild`].
@@ -349,11 +191,8 @@ impl Nat {
                 None => {}
             }
         }
-        if removed.is_empty() && added.is_empty() {
-            return Ok(());
-        }
         let what = || format!("change the elements of table inet {}", table.name());
-        self.run(&table.change(&removed, &added), false, what)
+        self.transact(&table.change(&removed, &added), what)
     }
 
     /// Replaces the table, whatever it holds and whether or not it is there, by
@@ -364,18 +203,16 @@ impl Nat {
         table: &Table,
         forwardings: impl IntoIterator<Item = &'a Forwarding>,
     ) -> Result<(), NatError> {
-        let transaction = ruleset::replacement(&[(table, elements_of(forwardings))]);
-        self.run(&transaction, false, || format!("write table inet {}", table.name()))
+        let content = [(table, elements_of(forwardings))];
+        let what = || format!("write table inet {}", table.name());
+        self.transact(&ruleset::replacement(&content), what)
     }
 
     /// Does the same to several tables, all in one transaction.
     pub fn rebuild_all(&mut self, tables: &[(&Table, &[Forwarding])]) -> Result<(), NatError> {
-        if tables.is_empty() {
-            return Ok(());
-        }
         let content = tables.iter().map(|(table, held)| (*table, elements_of(*held)));
-        let transaction = ruleset::replacement(&content.collect::<Vec<_>>());
-        self.run(&transaction, false, || {
+        let content: Vec<_> = content.collect();
+        self.transact(&ruleset::replacement(&content), || {
             let names: Vec<_> = tables.iter().map(|(table, _)| table.name()).collect();
             format!("write tables inet {}", names.join(", "))
         })
@@ -383,17 +220,15 @@ impl Nat {
 
     /// Deletes tables of ours, by their names, in one transaction.
     pub fn delete(&mut self, tables: &[String]) -> Result<(), NatError> {
-        if tables.is_empty() {
-            return Ok(());
-        }
         let what = || format!("delete tables inet {}", tables.join(", "));
-        self.run(&ruleset::deletion(tables), false, what)
+        self.transact(&ruleset::deletion(tables), what)
     }
 
-    /// Asks nft and the kernel whether they would take the table, and changes
-    /// nothing.
+    /// Asks the kernel, by way of the backend, whether it would take the table, and
+    /// changes nothing.
     pub fn probe(&mut self, table: &Table) -> Result<(), NatError> {
-        self.run(&ruleset::replacement(&[(table, Vec::new())]), true, || {
+        let content = [(table, Vec::new())];
+        self.try_to(&ruleset::replacement(&content), End::Abort, || {
             format!("check whether table inet {} can be written", table.name())
         })
     }
@@ -413,12 +248,15 @@ impl Nat {
         what: impl Fn() -> String,
         ask: impl FnOnce(&mut Socket) -> io::Result<T>,
     ) -> Result<T, NatError> {
-        let failed = |source| NatError::Netlink { what: what(), source };
-        let socket = match &mut self.socket {
-            Some(socket) => socket,
-            None => self.socket.insert(Socket::netfilter().map_err(failed)?),
-        };
-        ask(socket).map_err(failed)
+        let answer = self.socket().and_then(ask);
+        answer.map_err(|source| NatError::Netlink { what: what(), source })
+    }
+
+    fn socket(&mut self) -> io::Result<&mut Socket> {
+        match &mut self.socket {
+            Some(socket) => Ok(socket),
+            none => Ok(none.insert(Socket::netfilter()?)),
+        }
     }
 
     pub(super) fn program(&mut self) -> Result<&Path, NatError> {
@@ -433,14 +271,57 @@ impl Nat {
         program::find(name, self.path.as_deref())
     }
 
-    pub(super) fn run(
+    /// Carries out a transaction; nothing is asked where there is nothing to do.
+    pub(super) fn transact(
         &mut self,
-        transaction: &Nftables<'_>,
-        check: bool,
-        what: impl FnOnce() -> String,
+        steps: &[Step<'_>],
+        what: impl Fn() -> String,
+    ) -> Result<(), NatError> {
+        if steps.is_empty() { Ok(()) } else { self.try_to(steps, End::Commit, what) }
+    }
+
+    fn try_to(
+        &mut self,
+        steps: &[Step<'_>],
+        end: End,
+        what: impl Fn() -> String,
+    ) -> Result<(), NatError> {
+        match self.backend {
+            Backend::Netlink => self.send(steps, end, what),
+            Backend::Nft => self.run(steps, end, what),
+        }
+    }
+
+    fn send(
+        &mut self,
+        steps: &[Step<'_>],
+        end: End,
+        what: impl Fn() -> String,
+    ) -> Result<(), NatError> {
+        let (messages, steps_of) = wire::messages(steps);
+        let socket = self.socket();
+        let socket = socket.map_err(|source| NatError::Netlink { what: what(), source })?;
+        socket.transact(wire::SUBSYSTEM, &messages, end).map_err(|refused| {
+            let step = refused.message.and_then(|message| steps.get(*steps_of.get(message)?));
+            match step {
+                Some(step) => NatError::Refused {
+                    what: what(),
+                    object: step.to_string(),
+                    source: refused.source,
+                },
+                None => NatError::Netlink { what: what(), source: refused.source },
+            }
+        })
+    }
+
+    fn run(
+        &mut self,
+        steps: &[Step<'_>],
+        end: End,
+        what: impl Fn() -> String,
     ) -> Result<(), NatError> {
         let program = self.program()?;
-        let output = program::run(program, transaction, check)
+        let output = program::run(program, &json::commands(steps), end == End::Abort)
             .map_err(|source| NatError::NftNotRun { program: program.to_owned(), source })?;
         if output.status.success() {
             return Ok(());

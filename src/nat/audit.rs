@@ -167,6 +167,7 @@ impl Nat {
 mod tests {
     use super::*;
     use crate::{
+        lease::Backend,
         nat::Options,
         netlink::namespace::{private, run},
     };
@@ -186,7 +187,7 @@ mod tests {
             let table = Table::new(&"net".parse().unwrap(), &Options::default());
             let [web, old] =
                 [forwarding("web", 8080, "10.0.0.5"), forwarding("old", 8081, "10.0.0.6")];
-            let mut nat = Nat::new(None);
+            let mut nat = Nat::new(Backend::Netlink, None);
             let audit = |nat: &mut Nat, wanted: &[&Forwarding]| {
                 let found = nat.audit(&table, true, wanted.iter().copied()).unwrap();
                 found.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -231,7 +232,7 @@ mod tests {
             let [a, b] =
                 ["a", "b"].map(|name| Table::new(&name.parse().unwrap(), &Options::default()));
             let web = forwarding("web", 8080, "10.0.0.5");
-            let mut nat = Nat::new(None);
+            let mut nat = Nat::new(Backend::Netlink, None);
             nat.rebuild_all(&[(&a, &[web]), (&b, &[])]).unwrap();
             assert_eq!(nat.tables().unwrap(), ["portclaim_a", "portclaim_b"]);
             assert!(nat.is_intact(&a).unwrap() && nat.is_intact(&b).unwrap());
@@ -253,7 +254,7 @@ mod tests {
                 "nft add chain ip filter INPUT { type filter hook input priority 0; policy drop; }",
             );
             run("nft add chain ip filter CNI-HOSTPORT-DNAT");
-            let mut nat = Nat::new(None);
+            let mut nat = Nat::new(Backend::Netlink, None);
             let table = Table::new(&"net".parse().unwrap(), &Options::default());
             nat.rebuild(&table, []).unwrap();
             let found = nat.other_chains().unwrap();

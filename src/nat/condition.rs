@@ -12,28 +12,20 @@
 //! | `tcp\|udp\|sctp\|th dport\|sport VALUE`, a port or `FIRST-LAST` | |
 //!
 //! `VALUE` is `[==|!=]` and then one value or `{ A, B, … }`. The nft spelling is
-//! put into rules as typed expressions, so no text of the configuration reaches
+//! put into rules as typed values, so no text of the configuration reaches
 //! nft. A match on the incoming link is of use for packets from outside only:
 //! one that the host sends itself has none.
 
-use std::net::IpAddr;
-
-use ipnetwork::IpNetwork;
-use nftables::{
-    expr::{
-        Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range, SetItem,
-    },
-    stmt::{Match, Operator, Statement},
-};
-
+use super::rule::{End, Family, Field, Statement, Transport, Value};
 use crate::lease::InterfaceName;
+use ipnetwork::IpNetwork;
 
 /// One match of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition(Statement<'static>);
+pub struct Condition(Statement);
 
 impl Condition {
-    pub(super) fn statement(&self) -> Statement<'static> {
+    pub(super) fn statement(&self) -> Statement {
         self.0.clone()
     }
 }
@@ -63,6 +55,14 @@ pub enum ParseConditionError {
         found: String,
         /// The family that the list is for.
         expected: &'static str,
+    },
+    /// A match on the ports of two protocols.
+    #[error("condition {found:?} cannot be met beside {earlier:?}: all conditions must hold")]
+    Protocols {
+        /// The word.
+        found: String,
+        /// The protocol of an earlier match.
+        earlier: String,
     },
     /// Another word than the one that must follow.
     #[error("condition {after:?} is followed by {found:?} and not by {expected}")]
@@ -98,19 +98,13 @@ fn parse<S: AsRef<str>>(
     texts: &[S],
     family: Family,
 ) -> Result<Vec<Condition>, ParseConditionError> {
-    let mut parser = Parser { words: words(texts), next: 0, start: 0, family };
+    let mut parser = Parser { words: words(texts), next: 0, start: 0, family, transport: None };
     let mut conditions = Vec::new();
     while parser.next < parser.words.len() {
         parser.start = parser.next;
         conditions.push(Condition(parser.condition()?));
     }
     Ok(conditions)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
 }
 
 impl Family {
@@ -128,22 +122,18 @@ impl Family {
             Self::V6 => "ip6",
         }
     }
-
-    fn includes(self, address: IpAddr) -> bool {
-        address.is_ipv4() == (self == Self::V4)
-    }
 }
 
-/// The kinds of values that follow an nft key.
+/// The kinds of values that follow a key.
 #[derive(Clone, Copy)]
-enum Value {
+enum Kind {
     Address,
     Link,
     Mark,
     Ports,
 }
 
-impl Value {
+impl Kind {
     fn expected(self) -> &'static str {
         match self {
             Self::Address => "an address or prefix",
@@ -170,15 +160,17 @@ struct Parser {
     /// Where the match that is being read begins.
     start: usize,
     family: Family,
+    /// The protocol that an earlier match is about.
+    transport: Option<String>,
 }
 
 impl Parser {
-    fn condition(&mut self) -> Result<Statement<'static>, ParseConditionError> {
+    fn condition(&mut self) -> Result<Statement, ParseConditionError> {
         let word = self.take("a match")?;
         match word.as_str() {
             "!" => {
                 let option = self.take("-s, -d or -i")?;
-                self.option(&option, Operator::NEQ)
+                self.option(&option, true)
             }
             "meta" => {
                 let key = self.take("iifname or mark")?;
@@ -190,62 +182,54 @@ impl Parser {
                     return Err(self.wrong_family(&word));
                 }
                 let field = self.one_of(&["saddr", "daddr"], "saddr or daddr")?;
-                self.nft(address(self.family, field), Value::Address)
+                let end = if field == "saddr" { End::Source } else { End::Destination };
+                self.nft(Field::Address(self.family, end), Kind::Address)
             }
             "tcp" | "udp" | "sctp" | "th" => {
+                let transport = self.transport(&word)?;
                 let field = self.one_of(&["dport", "sport"], "dport or sport")?;
-                self.nft(payload(word, field), Value::Ports)
+                let end = if field == "sport" { End::Source } else { End::Destination };
+                self.nft(Field::Port(transport, end), Kind::Ports)
             }
-            option if option.starts_with('-') => self.option(option, Operator::EQ),
+            option if option.starts_with('-') => self.option(option, false),
             _ => Err(self.unknown(word)),
         }
     }
 
-    fn meta(&mut self, key: &str) -> Result<Statement<'static>, ParseConditionError> {
+    fn meta(&mut self, key: &str) -> Result<Statement, ParseConditionError> {
         match key {
-            "iifname" => self.nft(meta(MetaKey::Iifname), Value::Link),
-            "mark" => self.nft(meta(MetaKey::Mark), Value::Mark),
+            "iifname" => self.nft(Field::InputLink, Kind::Link),
+            "mark" => self.nft(Field::Mark, Kind::Mark),
             "oif" | "oifname" => Err(ParseConditionError::OutgoingLink(key.to_owned())),
             _ => Err(self.unknown(format!("meta {key}"))),
         }
     }
 
     /// What follows a key of nft: an operator, and one value or several.
-    fn nft(
-        &mut self,
-        left: Expression<'static>,
-        kind: Value,
-    ) -> Result<Statement<'static>, ParseConditionError> {
-        let mut op = Operator::EQ;
-        if let Some("==" | "!=") = self.peek()
-            && self.take(kind.expected())? == "!="
-        {
-            op = Operator::NEQ;
+    fn nft(&mut self, field: Field, kind: Kind) -> Result<Statement, ParseConditionError> {
+        let mut negated = false;
+        if let Some("==" | "!=") = self.peek() {
+            negated = self.take(kind.expected())? == "!=";
         }
         if self.peek() != Some("{") {
-            let right = self.value(kind)?.expression();
-            return Ok(matches(left, op, right));
+            let values = vec![self.value(kind)?];
+            return Ok(Statement::Is { field, negated, values });
         }
         self.next += 1;
         let mut values = vec![self.value(kind)?];
         while self.one_of(&[",", "}"], "\",\" or \"}\"")? == "," {
             values.push(self.value(kind)?);
         }
-        let items =
-            disjoint(values).into_iter().map(|v| SetItem::Element(v.expression())).collect();
-        Ok(matches(left, op, Expression::Named(NamedExpression::Set(items))))
+        Ok(Statement::Is { field, negated, values: disjoint(values) })
     }
 
     /// An option of iptables and its value.
-    fn option(
-        &mut self,
-        option: &str,
-        op: Operator,
-    ) -> Result<Statement<'static>, ParseConditionError> {
-        let (left, kind) = match option {
-            "-s" | "--source" | "--src" => (address(self.family, "saddr"), Value::Address),
-            "-d" | "--destination" | "--dst" => (address(self.family, "daddr"), Value::Address),
-            "-i" | "--in-interface" => (meta(MetaKey::Iifname), Value::Link),
+    fn option(&mut self, option: &str, negated: bool) -> Result<Statement, ParseConditionError> {
+        let address = |end| (Field::Address(self.family, end), Kind::Address);
+        let (field, kind) = match option {
+            "-s" | "--source" | "--src" => address(End::Source),
+            "-d" | "--destination" | "--dst" => address(End::Destination),
+            "-i" | "--in-interface" => (Field::InputLink, Kind::Link),
             "-o" | "--out-interface" => {
                 return Err(ParseConditionError::OutgoingLink(option.to_owned()));
             }
@@ -260,9 +244,9 @@ impl Parser {
                 });
             }
         };
-        let right = match kind {
+        let value = match kind {
             // iptables writes "+" for what nft writes as "*".
-            Value::Link => {
+            Kind::Link => {
                 let name = self.take(kind.expected())?;
                 match name.strip_suffix('+') {
                     Some(start) => self.link(&format!("{start}*"), &name)?,
@@ -271,34 +255,55 @@ impl Parser {
             }
             _ => self.value(kind)?,
         };
-        Ok(matches(left, op, right.expression()))
+        Ok(Statement::Is { field, negated, values: vec![value] })
     }
 
-    fn value(&mut self, kind: Value) -> Result<Parsed, ParseConditionError> {
+    /// Of one packet's protocol, only one thing can be asked.
+    fn transport(&mut self, word: &str) -> Result<Transport, ParseConditionError> {
+        let transport = match word {
+            "tcp" => Transport::Tcp,
+            "udp" => Transport::Udp,
+            "sctp" => Transport::Sctp,
+            _ => return Ok(Transport::Any),
+        };
+        match &self.transport {
+            Some(earlier) if earlier != word => Err(ParseConditionError::Protocols {
+                found: word.to_owned(),
+                earlier: earlier.clone(),
+            }),
+            _ => {
+                self.transport = Some(word.to_owned());
+                Ok(transport)
+            }
+        }
+    }
+
+    fn value(&mut self, kind: Kind) -> Result<Value, ParseConditionError> {
         let word = self.take(kind.expected())?;
         match kind {
-            Value::Address => {
+            Kind::Address => {
                 let prefix: IpNetwork =
                     word.parse().map_err(|_| self.unexpected(&word, kind.expected()))?;
                 if !self.family.includes(prefix.ip()) {
                     return Err(self.wrong_family(&word));
                 }
-                Ok(Parsed::Prefix(prefix))
+                let network = IpNetwork::new(prefix.network(), prefix.prefix());
+                Ok(Value::Prefix(network.expect("the length is that of a prefix")))
             }
-            Value::Link => {
+            Kind::Link => {
                 let name = word.strip_prefix('"').and_then(|w| w.strip_suffix('"'));
                 self.link(name.unwrap_or(&word), &word)
             }
-            Value::Mark => match word.strip_prefix("0x") {
+            Kind::Mark => match word.strip_prefix("0x") {
                 Some(digits) => u32::from_str_radix(digits, 16),
                 None => word.parse(),
             }
-            .map(Parsed::Number)
+            .map(Value::Mark)
             .map_err(|_| self.unexpected(&word, kind.expected())),
-            Value::Ports => {
+            Kind::Ports => {
                 let (first, last) = word.split_once('-').unwrap_or((&word, &word));
                 match (first.parse::<u16>(), last.parse::<u16>()) {
-                    (Ok(first), Ok(last)) if first <= last => Ok(Parsed::Ports(first, last)),
+                    (Ok(first), Ok(last)) if first <= last => Ok(Value::Ports(first, last)),
                     _ => Err(self.unexpected(&word, kind.expected())),
                 }
             }
@@ -307,15 +312,15 @@ impl Parser {
 
     /// A name as nft writes it. In the middle of a name "*" is refused, for nft
     /// has an escape for it; at the end it stands for any further characters.
-    fn link(&self, name: &str, word: &str) -> Result<Parsed, ParseConditionError> {
+    fn link(&self, name: &str, word: &str) -> Result<Value, ParseConditionError> {
         let exact = name.strip_suffix('*').unwrap_or(name);
         let valid = exact.parse::<InterfaceName>().is_ok()
             && !exact.contains(['*', '\\', '"', '{', '}', ',', '@'])
             && name.len() <= 15;
         if valid {
-            Ok(Parsed::Link(name.to_owned()))
+            Ok(Value::Link(name.to_owned()))
         } else {
-            Err(self.unexpected(word, Value::Link.expected()))
+            Err(self.unexpected(word, Kind::Link.expected()))
         }
     }
 
@@ -360,15 +365,7 @@ impl Parser {
     }
 }
 
-/// A value that has been read.
-enum Parsed {
-    Prefix(IpNetwork),
-    Link(String),
-    Number(u32),
-    Ports(u16, u16),
-}
-
-impl Parsed {
+impl Value {
     /// Whether everything that `other` matches is matched by `self` too.
     fn covers(&self, other: &Self) -> bool {
         match (self, other) {
@@ -376,38 +373,17 @@ impl Parsed {
             (Self::Link(a), Self::Link(b)) => {
                 a == b || a.strip_suffix('*').is_some_and(|start| b.starts_with(start))
             }
-            (Self::Number(a), Self::Number(b)) => a == b,
+            (Self::Mark(a), Self::Mark(b)) => a == b,
             (Self::Ports(a, b), Self::Ports(c, d)) => a <= c && d <= b,
             _ => false,
-        }
-    }
-
-    fn expression(self) -> Expression<'static> {
-        match self {
-            Self::Prefix(prefix) => {
-                let length = prefix.prefix();
-                let address = Expression::String(prefix.network().to_string().into());
-                if length == if prefix.is_ipv4() { 32 } else { 128 } {
-                    return address;
-                }
-                let addr = Box::new(address);
-                Expression::Named(NamedExpression::Prefix(Prefix { addr, len: length.into() }))
-            }
-            Self::Link(name) => Expression::String(name.into()),
-            Self::Number(number) => Expression::Number(number),
-            Self::Ports(first, last) if first == last => Expression::Number(first.into()),
-            Self::Ports(first, last) => {
-                let range = [first, last].map(|port| Expression::Number(port.into()));
-                Expression::Range(Box::new(Range { range }))
-            }
         }
     }
 }
 
 /// The values without those that others cover: nft 1.0.6 refuses sets of
 /// intervals that overlap.
-fn disjoint(values: Vec<Parsed>) -> Vec<Parsed> {
-    let mut kept: Vec<Parsed> = Vec::with_capacity(values.len());
+fn disjoint(values: Vec<Value>) -> Vec<Value> {
+    let mut kept: Vec<Value> = Vec::with_capacity(values.len());
     for value in values {
         if !kept.iter().any(|other| other.covers(&value)) {
             kept.retain(|other| !value.covers(other));
@@ -415,27 +391,6 @@ fn disjoint(values: Vec<Parsed>) -> Vec<Parsed> {
         }
     }
     kept
-}
-
-fn matches(
-    left: Expression<'static>,
-    op: Operator,
-    right: Expression<'static>,
-) -> Statement<'static> {
-    Statement::Match(Match { left, right, op })
-}
-
-fn address(family: Family, field: &'static str) -> Expression<'static> {
-    payload(family.header().to_owned(), field)
-}
-
-fn payload(protocol: String, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
 #[cfg(test)]
@@ -549,6 +504,10 @@ mod tests {
                 "condition \"iifname\" is followed by \"\\\"\" and not by the name of an interface",
             ),
             ("! ip saddr", "condition \"!\" is followed by \"ip\" and not by -s, -d or -i"),
+            (
+                "tcp dport 80 th sport 81 udp dport 80",
+                "condition \"udp\" cannot be met beside \"tcp\": all conditions must hold",
+            ),
             ("-i", "condition \"-i\" ends where the name of an interface must follow"),
             (
                 "ip saddr !=",

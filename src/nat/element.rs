@@ -1,7 +1,6 @@
 //! Elements: what a forwarding puts into the maps and sets of its table.
 //!
-//! Pure. An element is typed once and written twice: for `nft` as JSON, and as
-//! the bytes by which the kernel knows it:
+//! Pure. An element is typed once and known by the bytes that the kernel has of it:
 //!
 //! ```text
 //! key    the components one after the other, each padded to 4 bytes:
@@ -11,17 +10,23 @@
 
 use std::{collections::HashSet, fmt, net::IpAddr};
 
-use nftables::{
-    expr::{Elem, Expression, NamedExpression},
-    schema::SetType,
-};
-
 use crate::lease::{Forwarding, HostAddress, HostPort, InterfaceName, NetworkName, Port, Protocol};
 
 /// How long a comment is made at most; nft takes 127 bytes.
 const COMMENT_LENGTH: usize = 120;
 /// `IFNAMSIZ`.
 const LINK_LENGTH: usize = 16;
+
+/// The types of what keys and data are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    V4,
+    V6,
+    Protocol,
+    Port,
+    Mark,
+    Link,
+}
 
 /// The maps and sets of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,32 +81,24 @@ impl Set {
         }
     }
 
-    pub(super) fn key(self) -> &'static [SetType] {
-        use SetType::{Ifname, InetProto, InetService, Ipv4Addr, Ipv6Addr};
+    pub(super) fn key(self) -> &'static [Kind] {
+        use Kind::{Link, Port, Protocol, V4, V6};
         match self {
-            Self::Any4Addr | Self::Any4Port | Self::Any6Addr | Self::Any6Port => {
-                &[InetProto, InetService]
-            }
-            Self::Host4Addr | Self::Host4Port | Self::Forwarded4 => {
-                &[Ipv4Addr, InetProto, InetService]
-            }
-            Self::Host6Addr | Self::Host6Port | Self::Forwarded6 => {
-                &[Ipv6Addr, InetProto, InetService]
-            }
-            Self::Hairpin4 => &[Ipv4Addr, Ipv4Addr],
-            Self::Hairpin6 => &[Ipv6Addr, Ipv6Addr],
-            Self::Links => &[Ifname, Ifname],
+            Self::Any4Addr | Self::Any4Port | Self::Any6Addr | Self::Any6Port => &[Protocol, Port],
+            Self::Host4Addr | Self::Host4Port | Self::Forwarded4 => &[V4, Protocol, Port],
+            Self::Host6Addr | Self::Host6Port | Self::Forwarded6 => &[V6, Protocol, Port],
+            Self::Hairpin4 => &[V4, V4],
+            Self::Hairpin6 => &[V6, V6],
+            Self::Links => &[Link, Link],
         }
     }
 
     /// What a map leads to; none for a set.
-    pub(super) fn data(self) -> Option<SetType> {
+    pub(super) fn data(self) -> Option<Kind> {
         match self {
-            Self::Any4Addr | Self::Host4Addr => Some(SetType::Ipv4Addr),
-            Self::Any6Addr | Self::Host6Addr => Some(SetType::Ipv6Addr),
-            Self::Any4Port | Self::Any6Port | Self::Host4Port | Self::Host6Port => {
-                Some(SetType::InetService)
-            }
+            Self::Any4Addr | Self::Host4Addr => Some(Kind::V4),
+            Self::Any6Addr | Self::Host6Addr => Some(Kind::V6),
+            Self::Any4Port | Self::Any6Port | Self::Host4Port | Self::Host6Port => Some(Kind::Port),
             Self::Forwarded4 | Self::Forwarded6 | Self::Hairpin4 | Self::Hairpin6 | Self::Links => {
                 None
             }
@@ -113,8 +110,9 @@ impl Set {
     }
 }
 
+/// A part of a key, or what a map leads to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Component {
+pub(super) enum Component {
     Address(IpAddr),
     Protocol(Protocol),
     Port(Port),
@@ -122,37 +120,26 @@ enum Component {
 }
 
 impl Component {
-    /// As nft reads it. Protocols are numbers because their names depend on
-    /// the host's `/etc/protocols`.
-    fn expression(&self) -> Expression<'static> {
-        match self {
-            Self::Address(address) => Expression::String(address.to_string().into()),
-            Self::Protocol(protocol) => Expression::Number(protocol.number().into()),
-            Self::Port(port) => Expression::Number(port.number().into()),
-            Self::Link(name) => Expression::String(name.to_string().into()),
-        }
-    }
-
     /// Reads one off the front of a key; none when it is not one of ours.
-    fn read(kind: SetType, bytes: &mut &[u8]) -> Option<Self> {
+    fn read(kind: Kind, bytes: &mut &[u8]) -> Option<Self> {
         match kind {
-            SetType::Ipv4Addr => Some(Self::Address(IpAddr::from(take::<4>(bytes)?))),
-            SetType::Ipv6Addr => Some(Self::Address(IpAddr::from(take::<16>(bytes)?))),
-            SetType::InetProto => {
+            Kind::V4 => Some(Self::Address(IpAddr::from(take::<4>(bytes)?))),
+            Kind::V6 => Some(Self::Address(IpAddr::from(take::<16>(bytes)?))),
+            Kind::Protocol => {
                 let [number, ..] = take::<4>(bytes)?;
                 let protocol = Protocol::ALL.into_iter().find(|p| p.number() == number)?;
                 Some(Self::Protocol(protocol))
             }
-            SetType::InetService => {
+            Kind::Port => {
                 let [high, low, ..] = take::<4>(bytes)?;
                 Port::new(u16::from_be_bytes([high, low])).map(Self::Port)
             }
-            SetType::Ifname => {
+            Kind::Link => {
                 let name = take::<LINK_LENGTH>(bytes)?;
                 let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
                 std::str::from_utf8(&name[..end]).ok()?.parse().ok().map(Self::Link)
             }
-            _ => None,
+            Kind::Mark => None,
         }
     }
 
@@ -252,37 +239,13 @@ impl Element {
         bytes
     }
 
-    fn key_expression(&self) -> Expression<'static> {
-        let components = self.key.iter().map(Component::expression).collect();
-        Expression::Named(NamedExpression::Concat(components))
+    pub(super) fn key(&self) -> &[Component] {
+        &self.key
     }
 
-    /// The element as nft is asked to add it.
-    pub(super) fn expression(&self) -> Expression<'static> {
-        let key = match &self.comment {
-            None => self.key_expression(),
-            Some(comment) => Expression::Named(NamedExpression::Elem(Elem {
-                val: Box::new(self.key_expression()),
-                timeout: None,
-                expires: None,
-                comment: Some(comment.clone().into()),
-                counter: None,
-            })),
-        };
-        self.with_data(key)
-    }
-
-    /// The element as nft is asked to delete it. The data is written too (nft
-    /// 1.0.6 wants it in a map), but the kernel deletes by the key alone.
-    pub(super) fn deletion(&self) -> Expression<'static> {
-        self.with_data(self.key_expression())
-    }
-
-    fn with_data(&self, key: Expression<'static>) -> Expression<'static> {
-        match &self.data {
-            None => key,
-            Some(data) => Expression::List(vec![key, data.expression()]),
-        }
+    /// None in a set.
+    pub(super) fn data(&self) -> Option<&Component> {
+        self.data.as_ref()
     }
 
     /// What there can be only one of in a table.

@@ -8,15 +8,15 @@
 
 use std::process::Command;
 
-use nftables::{
-    batch::Batch,
-    expr::{BinaryOperation, Expression, Meta, MetaKey, NamedExpression},
-    schema::{NfCmd, NfListObject, Rule},
-    stmt::{Match, Operator, Statement},
-    types::NfFamily,
+use super::{
+    Nat, NatError,
+    apply::quote,
+    kernel,
+    rule::Statement,
+    ruleset,
+    transaction::{Foreign, Step},
+    wire::family_number,
 };
-
-use super::{Nat, NatError, apply::quote, kernel, ruleset};
 use crate::lease::{ForeignChain, ForeignFamily};
 
 /// The comment of the rules, which tells them from others.
@@ -53,14 +53,11 @@ impl Nat {
     pub fn accept(&mut self, chain: &ForeignChain) -> Result<(), NatError> {
         match chain {
             ForeignChain::Nft { family, table, chain: name } => {
-                let rule = Rule {
-                    expr: vec![is_marked(), Statement::Accept(None)].into(),
-                    comment: Some(COMMENT.into()),
-                    ..rule(*family, table, name)
-                };
-                let mut batch = Batch::new();
-                batch.add_cmd(NfCmd::Insert(NfListObject::Rule(rule)));
-                self.run(&batch.to_nftables(), false, || format!("insert a rule into {chain}"))
+                let place = Foreign { family: *family, table, chain: name };
+                let statements = vec![Statement::HasMark(ruleset::ACCEPT_MARK), Statement::Accept];
+                self.transact(&[Step::InsertRule(place, statements, COMMENT)], || {
+                    format!("insert a rule into {chain}")
+                })
             }
             ForeignChain::Iptables { v6, chain: name } => {
                 self.change_iptables(*v6, "--insert", name)
@@ -75,12 +72,10 @@ impl Nat {
         }
         match chain {
             ForeignChain::Nft { family, table, chain: name } => {
-                let mut batch = Batch::new();
-                for handle in self.rules_in(*family, table, name)? {
-                    let rule = Rule { handle: Some(handle), ..rule(*family, table, name) };
-                    batch.delete(NfListObject::Rule(rule));
-                }
-                self.run(&batch.to_nftables(), false, || format!("delete a rule of {chain}"))
+                let place = Foreign { family: *family, table, chain: name };
+                let handles = self.rules_in(*family, table, name)?.into_iter();
+                let steps: Vec<_> = handles.map(|handle| Step::DeleteRule(place, handle)).collect();
+                self.transact(&steps, || format!("delete a rule of {chain}"))
             }
             ForeignChain::Iptables { v6, chain: name } => {
                 self.change_iptables(*v6, "--delete", name)
@@ -128,41 +123,13 @@ impl Nat {
     }
 }
 
-fn family_number(family: ForeignFamily) -> u8 {
-    match family {
-        ForeignFamily::Inet => 1,
-        ForeignFamily::Ip => 2,
-        ForeignFamily::Ip6 => 10,
-    }
-}
-
-fn rule(family: ForeignFamily, table: &str, chain: &str) -> Rule<'static> {
-    Rule {
-        family: match family {
-            ForeignFamily::Inet => NfFamily::INet,
-            ForeignFamily::Ip => NfFamily::IP,
-            ForeignFamily::Ip6 => NfFamily::IP6,
-        },
-        table: table.to_owned().into(),
-        chain: chain.to_owned().into(),
-        expr: Vec::new().into(),
-        ..Rule::default()
-    }
-}
-
-/// `meta mark & MARK == MARK`
-fn is_marked() -> Statement<'static> {
-    let mark = Expression::Named(NamedExpression::Meta(Meta { key: MetaKey::Mark }));
-    let bit = || Expression::Number(ruleset::ACCEPT_MARK);
-    let masked = BinaryOperation::AND(mark, bit());
-    let left = Expression::BinaryOperation(Box::new(masked));
-    Statement::Match(Match { left, right: bit(), op: Operator::EQ })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::namespace::{private, run};
+    use crate::{
+        lease::Backend,
+        netlink::namespace::{private, run},
+    };
 
     #[test]
     fn the_rule_comes_and_goes_in_every_kind_of_chain() {
@@ -178,7 +145,7 @@ mod tests {
             let before = run("nft list ruleset");
             for text in ["inet filter forward", "iptables FORWARD", "ip6tables DOCKER-USER"] {
                 let chain: ForeignChain = text.parse().unwrap();
-                let mut nat = Nat::new(None);
+                let mut nat = Nat::new(Backend::Netlink, None);
                 assert_eq!(nat.accepts(&chain).unwrap(), Some(false), "{text}");
                 nat.accept(&chain).unwrap();
                 assert_eq!(nat.accepts(&chain).unwrap(), Some(true), "{text}");
@@ -190,9 +157,13 @@ mod tests {
             }
             for absent in ["inet filter other", "ip nothing forward", "iptables NOTHING"] {
                 let chain: ForeignChain = absent.parse().unwrap();
-                assert_eq!(Nat::new(None).accepts(&chain).unwrap(), None, "{absent}");
-                Nat::new(None).accept_no_more(&chain).unwrap();
-                assert!(Nat::new(None).accept(&chain).is_err(), "{absent}");
+                assert_eq!(
+                    Nat::new(Backend::Netlink, None).accepts(&chain).unwrap(),
+                    None,
+                    "{absent}"
+                );
+                Nat::new(Backend::Netlink, None).accept_no_more(&chain).unwrap();
+                assert!(Nat::new(Backend::Netlink, None).accept(&chain).is_err(), "{absent}");
             }
             // What iptables has is still what it understands.
             assert!(run("iptables -S").contains("-P FORWARD DROP"));

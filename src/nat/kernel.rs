@@ -7,11 +7,12 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::element::{Element, Set};
+use super::{
+    element::{Element, Set},
+    wire::SUBSYSTEM,
+};
 use crate::netlink::{Attributes, Message, Request, Socket};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10;
 const GET_TABLE: u16 = (SUBSYSTEM << 8) + 1;
 const GET_CHAIN: u16 = (SUBSYSTEM << 8) + 4;
 const GET_RULE: u16 = (SUBSYSTEM << 8) + 7;

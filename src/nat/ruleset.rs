@@ -39,25 +39,19 @@
 //! - With `br_netfilter` the packets of a bridge name its ports, not the bridge:
 //!   siblings are not masqueraded then, and need not be, for the host sees the
 //!   replies.
-//! - nft 1.0.6 turns a JSON map with concatenated data into a set, without a
-//!   word; hence a pair of maps where one would do.
 
-use nftables::{
-    batch::Batch,
-    expr::{
-        self, BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey,
-        NamedExpression, Payload, PayloadField, Prefix,
-    },
-    schema::{self, Chain, NfListObject, Nftables, Rule, SetTypeValue},
-    stmt::{Counter, JumpTarget, Mangle, Match, NAT, NATFamily, Operator, Statement},
-    types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
 
 use super::{
     condition::Condition,
     element::{Element, Set},
+    rule::{End, Family, Field, Rule, Statement, Transport, Value},
+    transaction::{Base, ChainKind, ELEMENTS, Hook, Step},
+    wire,
 };
-use crate::lease::NetworkName;
+use crate::{lease::NetworkName, netlink::Request};
 
 /// Before connection tracking.
 const RAW_PRIORITY: i32 = -300;
@@ -99,15 +93,7 @@ pub struct Options {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     name: String,
-    rules: Vec<Line>,
-}
-
-/// A rule and what it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
-    chain: &'static str,
-    comment: String,
-    statements: Vec<Statement<'static>>,
+    rules: Vec<Rule>,
 }
 
 impl Table {
@@ -143,160 +129,71 @@ impl Table {
     }
 
     /// Replaces the table, whatever it holds, by one with these elements.
-    fn replace(&self, elements: &[Element], batch: &mut Batch<'static>) {
-        // There is no "delete if it exists" before nft 1.0.8.
-        batch.add(self.itself());
-        batch.delete(self.itself());
-        batch.add(self.itself());
-        for object in self.objects() {
-            batch.add(object);
-        }
+    fn replace<'a>(&'a self, elements: &'a [Element], steps: &mut Vec<Step<'a>>) {
+        steps.extend(Self::removal(&self.name));
+        steps.push(Step::AddTable(&self.name));
+        steps.extend(self.objects());
         for set in Set::ALL {
-            let members: Vec<_> =
-                elements.iter().filter(|e| e.set() == set).map(Element::expression).collect();
-            if !members.is_empty() {
-                batch.add(self.members(set, members));
-            }
+            let members: Vec<_> = elements.iter().filter(|e| e.set() == set).collect();
+            let parts = members.chunks(ELEMENTS).map(<[_]>::to_vec);
+            steps.extend(parts.map(|part| Step::AddElements(&self.name, set, part)));
         }
     }
 
     /// The transaction that removes elements and then adds others.
-    pub(super) fn change(&self, remove: &[&Element], add: &[&Element]) -> Nftables<'static> {
-        let mut batch = Batch::new();
-        for set in Set::ALL {
-            let of_set =
-                |elements: &[&Element], expression: fn(&Element) -> Expression<'static>| {
-                    let members = elements.iter().filter(|e| e.set() == set);
-                    members.map(|e| expression(e)).collect::<Vec<_>>()
-                };
-            let (removed, added) =
-                (of_set(remove, Element::deletion), of_set(add, Element::expression));
-            if !removed.is_empty() {
-                batch.delete(self.members(set, removed));
-            }
-            if !added.is_empty() {
-                batch.add(self.members(set, added));
-            }
-        }
-        batch.to_nftables()
+    pub(super) fn change<'a>(
+        &'a self,
+        remove: &[&'a Element],
+        add: &[&'a Element],
+    ) -> Vec<Step<'a>> {
+        let removed = remove.iter().map(|element| Step::DeleteElement(&self.name, element));
+        // One by one, so that an error names the one that is in the way.
+        let added =
+            add.iter().map(|element| Step::AddElements(&self.name, element.set(), vec![element]));
+        removed.chain(added).collect()
     }
 
-    fn itself(&self) -> NfListObject<'static> {
-        table(&self.name)
+    /// Deletes a table whether or not it is there.
+    fn removal(name: &str) -> [Step<'_>; 2] {
+        [Step::AddTable(name), Step::DeleteTable(name)]
     }
 
-    fn members(&self, set: Set, members: Vec<Expression<'static>>) -> NfListObject<'static> {
-        NfListObject::Element(schema::Element {
-            family: NfFamily::INet,
-            table: self.name.clone().into(),
-            name: set.name().into(),
-            elem: members.into(),
-        })
-    }
-
-    /// Sets, chains and rules, in the order in which nft must read them.
-    fn objects(&self) -> Vec<NfListObject<'static>> {
-        let mut objects: Vec<_> = Set::ALL.into_iter().map(|set| self.set(set)).collect();
-        objects.extend([
-            self.base_chain("guard", NfChainType::Filter, NfHook::Prerouting, RAW_PRIORITY),
-            self.chain("hostports"),
-            self.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, DNAT_PRIORITY),
-            self.base_chain("output", NfChainType::NAT, NfHook::Output, DNAT_PRIORITY),
-            self.chain("forwarded"),
-            self.chain("masquerading"),
-            self.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, SNAT_PRIORITY),
-        ]);
+    /// Sets, chains and rules, in the order in which they must be made.
+    fn objects(&self) -> Vec<Step<'_>> {
+        use ChainKind::{Filter, Nat};
+        let base = |kind, hook, priority| Some(Base { kind, hook, priority });
+        let mut chains = vec![
+            ("guard", base(Filter, Hook::Prerouting, RAW_PRIORITY)),
+            ("hostports", None),
+            ("prerouting", base(Nat, Hook::Prerouting, DNAT_PRIORITY)),
+            ("output", base(Nat, Hook::Output, DNAT_PRIORITY)),
+            ("forwarded", None),
+            ("masquerading", None),
+            ("postrouting", base(Nat, Hook::Postrouting, SNAT_PRIORITY)),
+        ];
         if self.rules.iter().any(|rule| rule.chain == FORWARD) {
-            let (kind, hook) = (NfChainType::Filter, NfHook::Forward);
-            objects.push(self.base_chain(FORWARD, kind, hook, FORWARD_PRIORITY));
+            chains.push((FORWARD, base(Filter, Hook::Forward, FORWARD_PRIORITY)));
         }
-        objects.extend(self.rules.iter().map(|rule| {
-            NfListObject::Rule(Rule {
-                family: NfFamily::INet,
-                table: self.name.clone().into(),
-                chain: rule.chain.into(),
-                expr: rule.statements.clone().into(),
-                comment: Some(rule.comment.clone().into()),
-                ..Rule::default()
-            })
-        }));
-        objects
+        let sets = Set::ALL.into_iter().map(|set| Step::AddSet(&self.name, set));
+        let chains = chains.into_iter().map(|(name, base)| Step::AddChain(&self.name, name, base));
+        let rules = self.rules.iter().map(|rule| Step::AddRule(&self.name, rule));
+        sets.chain(chains).chain(rules).collect()
     }
-
-    fn set(&self, set: Set) -> NfListObject<'static> {
-        let (family, table, name) = (NfFamily::INet, self.name.clone().into(), set.name().into());
-        let set_type = SetTypeValue::Concatenated(set.key().into());
-        match set.data() {
-            Some(data) => NfListObject::Map(Box::new(schema::Map {
-                family,
-                table,
-                name,
-                set_type,
-                map: SetTypeValue::Single(data),
-                ..schema::Map::default()
-            })),
-            None => NfListObject::Set(Box::new(schema::Set {
-                family,
-                table,
-                name,
-                set_type,
-                ..schema::Set::default()
-            })),
-        }
-    }
-
-    fn chain(&self, name: &'static str) -> NfListObject<'static> {
-        NfListObject::Chain(Chain {
-            family: NfFamily::INet,
-            table: self.name.clone().into(),
-            name: name.into(),
-            ..Chain::default()
-        })
-    }
-
-    fn base_chain(
-        &self,
-        name: &'static str,
-        kind: NfChainType,
-        hook: NfHook,
-        priority: i32,
-    ) -> NfListObject<'static> {
-        NfListObject::Chain(Chain {
-            family: NfFamily::INet,
-            table: self.name.clone().into(),
-            name: name.into(),
-            _type: Some(kind),
-            hook: Some(hook),
-            prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        })
-    }
-}
-
-fn table(name: &str) -> NfListObject<'static> {
-    let name = name.to_owned().into();
-    NfListObject::Table(schema::Table { family: NfFamily::INet, name, handle: None })
 }
 
 /// The transaction that replaces tables, whatever they hold, by those with these
 /// elements.
-pub(super) fn replacement(tables: &[(&Table, Vec<Element>)]) -> Nftables<'static> {
-    let mut batch = Batch::new();
+pub(super) fn replacement<'a>(tables: &'a [(&'a Table, Vec<Element>)]) -> Vec<Step<'a>> {
+    let mut steps = Vec::new();
     for (table, elements) in tables {
-        table.replace(elements, &mut batch);
+        table.replace(elements, &mut steps);
     }
-    batch.to_nftables()
+    steps
 }
 
 /// The transaction that deletes tables, by their names.
-pub(super) fn deletion(names: &[String]) -> Nftables<'static> {
-    let mut batch = Batch::new();
-    for name in names {
-        batch.add(table(name));
-        batch.delete(table(name));
-    }
-    batch.to_nftables()
+pub(super) fn deletion(names: &[String]) -> Vec<Step<'_>> {
+    names.iter().flat_map(|name| Table::removal(name)).collect()
 }
 
 /// Whether a table of the family `inet` is ours, by its name.
@@ -313,67 +210,71 @@ pub fn network_of(table: &str) -> Option<NetworkName> {
 }
 
 /// Every rule, chain by chain, in the order of the chains.
-fn rules(options: &Options) -> Vec<Line> {
+fn rules(options: &Options) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut rule = |chain, comment: &str, statements| {
-        rules.push(Line { chain, comment: comment.to_owned(), statements });
+        rules.push(Rule { chain, comment: comment.to_owned(), statements });
     };
-    for field in ["daddr", "saddr"] {
+    for end in [End::Destination, End::Source] {
         rule(
             "guard",
             "no loopback addresses on the wire",
             vec![
-                not(meta(MetaKey::Iifname), text("lo")),
-                is(payload("ip", field), loopback()),
-                Statement::Counter(Counter::Anonymous(None)),
-                Statement::Drop(None),
+                Statement::is_not(Field::InputLink, Value::Link("lo".to_owned())),
+                Statement::is(Field::Address(Family::V4, end), loopback()),
+                Statement::Count,
+                Statement::Drop,
             ],
         );
     }
-    for (comment, family, address, [addresses, ports]) in [
-        ("one host address", NATFamily::IP, Some("ip"), [Set::Host4Addr, Set::Host4Port]),
-        ("any host address", NATFamily::IP, None, [Set::Any4Addr, Set::Any4Port]),
-        ("one host address", NATFamily::IP6, Some("ip6"), [Set::Host6Addr, Set::Host6Port]),
-        ("any host address", NATFamily::IP6, None, [Set::Any6Addr, Set::Any6Port]),
+    for (comment, family, is_of_one_address, [addresses, ports]) in [
+        ("one host address", Family::V4, true, [Set::Host4Addr, Set::Host4Port]),
+        ("any host address", Family::V4, false, [Set::Any4Addr, Set::Any4Port]),
+        ("one host address", Family::V6, true, [Set::Host6Addr, Set::Host6Port]),
+        ("any host address", Family::V6, false, [Set::Any6Addr, Set::Any6Port]),
     ] {
-        let key: Vec<_> =
-            address.map(|p| payload(p, "daddr")).into_iter().chain(transport()).collect();
-        rule("hostports", comment, vec![dnat(family, &key, addresses, ports)]);
+        let endpoint = endpoint(family, End::Destination);
+        let key = endpoint[usize::from(!is_of_one_address)..].to_vec();
+        rule("hostports", comment, vec![Statement::Forward { family, key, addresses, ports }]);
     }
     for chain in ["prerouting", "output"] {
         for (family, conditions) in
-            [("ipv4", &options.conditions_v4), ("ipv6", &options.conditions_v6)]
+            [(Family::V4, &options.conditions_v4), (Family::V6, &options.conditions_v6)]
         {
-            let mut statements = vec![is(meta(MetaKey::Nfproto), text(family))];
+            let mut statements = vec![Statement::IsOf(family)];
             statements.extend(conditions.iter().map(Condition::statement));
-            if (chain, family) == ("output", "ipv6") {
-                statements.push(not(payload("ip6", "daddr"), text("::1")));
+            if (chain, family) == ("output", Family::V6) {
+                let field = Field::Address(family, End::Destination);
+                statements.push(Statement::is_not(field, address(Ipv6Addr::LOCALHOST)));
             }
-            statements.extend([is_local(), jump("hostports")]);
+            statements.extend([Statement::IsToHost, Statement::Jump("hostports")]);
             rule(chain, "to the host itself", statements);
         }
     }
     if options.snat {
-        for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
-            let mut endpoint = vec![payload(header, "daddr")];
-            endpoint.extend(transport());
-            let masquerade = Statement::Masquerade(None);
-            rule("forwarded", "by this table", vec![is(concat(endpoint), member(set)), masquerade]);
+        for (family, set) in [(Family::V4, Set::Forwarded4), (Family::V6, Set::Forwarded6)] {
+            let endpoint = endpoint(family, End::Destination).to_vec();
+            let statements = vec![Statement::IsIn(endpoint, set), Statement::Masquerade];
+            rule("forwarded", "by this table", statements);
         }
         for (comment, condition) in masquerading(options) {
-            let statements = condition.into_iter().chain([jump("forwarded")]).collect();
+            let statements = condition.into_iter().chain([Statement::Jump("forwarded")]).collect();
             rule("masquerading", comment, statements);
         }
-        rule("postrouting", "forwarded", vec![is_dnat(), jump("masquerading")]);
+        let statements = vec![Statement::IsForwarded, Statement::Jump("masquerading")];
+        rule("postrouting", "forwarded", statements);
     }
     if options.marks {
-        for (header, set) in [("ip", Set::Forwarded4), ("ip6", Set::Forwarded6)] {
-            for (comment, address, port) in
-                [("to an endpoint", "daddr", "dport"), ("from an endpoint", "saddr", "sport")]
+        for (family, set) in [(Family::V4, Set::Forwarded4), (Family::V6, Set::Forwarded6)] {
+            for (comment, end) in
+                [("to an endpoint", End::Destination), ("from an endpoint", End::Source)]
             {
-                let endpoint =
-                    vec![payload(header, address), meta(MetaKey::L4proto), payload("th", port)];
-                let statements = vec![is_dnat(), is(concat(endpoint), member(set)), mark()];
+                let endpoint = endpoint(family, end).to_vec();
+                let statements = vec![
+                    Statement::IsForwarded,
+                    Statement::IsIn(endpoint, set),
+                    Statement::SetMark(ACCEPT_MARK),
+                ];
                 rule(FORWARD, comment, statements);
             }
         }
@@ -382,23 +283,38 @@ fn rules(options: &Options) -> Vec<Line> {
 }
 
 /// What must be masqueraded, if it is forwarded by this table; all for none.
-fn masquerading(options: &Options) -> Vec<(&'static str, Option<Statement<'static>>)> {
+fn masquerading(options: &Options) -> Vec<(&'static str, Option<Statement>)> {
     if options.masq_all {
         return vec![("masqAll", None)];
     }
-    let pair = |header, set| {
-        let addresses = concat(vec![payload(header, "saddr"), payload(header, "daddr")]);
-        Some(is(addresses, member(set)))
+    let pair = |family, set| {
+        let ends = [End::Source, End::Destination];
+        Some(Statement::IsIn(ends.map(|end| Field::Address(family, end)).to_vec(), set))
     };
-    let links = concat(vec![meta(MetaKey::Iifname), meta(MetaKey::Oifname)]);
+    let source = Field::Address(Family::V4, End::Source);
+    let links = vec![Field::InputLink, Field::OutputLink];
     vec![
-        ("from loopback", Some(is(payload("ip", "saddr"), loopback()))),
-        ("out by the link it came in by", Some(is(links, member(Set::Links)))),
+        ("from loopback", Some(Statement::is(source, loopback()))),
+        ("out by the link it came in by", Some(Statement::IsIn(links, Set::Links))),
         // With br_netfilter, a bridge is not the link that its packets came in by:
         // so a container is known by its address as well.
-        ("a container to itself", pair("ip", Set::Hairpin4)),
-        ("a container to itself", pair("ip6", Set::Hairpin6)),
+        ("a container to itself", pair(Family::V4, Set::Hairpin4)),
+        ("a container to itself", pair(Family::V6, Set::Hairpin6)),
     ]
+}
+
+/// The address, protocol and port that a packet is from or for.
+fn endpoint(family: Family, end: End) -> [Field; 3] {
+    [Field::Address(family, end), Field::Protocol, Field::Port(Transport::Any, end)]
+}
+
+fn loopback() -> Value {
+    let network = IpNetwork::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8);
+    Value::Prefix(network.expect("8 is the length of a prefix"))
+}
+
+fn address(address: impl Into<IpAddr>) -> Value {
+    Value::Prefix(IpNetwork::from(address.into()))
 }
 
 fn name(network: &str) -> String {
@@ -412,94 +328,15 @@ fn name(network: &str) -> String {
 
 /// Changes with everything that is static in a table, and with the lineage.
 fn fingerprint(table: &Table, lineage: u64) -> String {
-    let objects = serde_json::to_vec(&table.objects()).expect("nftables objects are JSON");
-    let text = [LAYOUT.as_bytes(), &lineage.to_be_bytes(), &objects].concat();
-    format!("{:016x}", hash(&text))
+    let (messages, _) = wire::messages(&table.objects());
+    let lineage = lineage.to_be_bytes();
+    let text = LAYOUT.as_bytes().iter().chain(&lineage);
+    format!("{:016x}", hash(text.chain(messages.iter().flat_map(Request::bytes))))
 }
 
-/// FNV-1a: the same on every machine and in every version.
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+/// FNV-1a: the same in every version.
+fn hash<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
-}
-
-fn text(text: &'static str) -> Expression<'static> {
-    Expression::String(text.into())
-}
-
-fn member(set: Set) -> Expression<'static> {
-    Expression::String(format!("@{}", set.name()).into())
-}
-
-fn concat(components: Vec<Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(components))
-}
-
-fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-fn payload(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    let field = PayloadField { protocol: protocol.into(), field: field.into() };
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(field)))
-}
-
-/// The protocol and port that a packet is for.
-fn transport() -> [Expression<'static>; 2] {
-    [meta(MetaKey::L4proto), payload("th", "dport")]
-}
-
-fn loopback() -> Expression<'static> {
-    let addr = Box::new(text("127.0.0.0"));
-    Expression::Named(NamedExpression::Prefix(Prefix { addr, len: 8 }))
-}
-
-fn is(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::EQ })
-}
-
-fn not(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::NEQ })
-}
-
-fn is_local() -> Statement<'static> {
-    let fib = Fib { result: FibResult::Type, flags: [FibFlag::Daddr].into() };
-    is(Expression::Named(NamedExpression::Fib(fib)), text("local"))
-}
-
-/// `meta mark set meta mark | ACCEPT_MARK`
-fn mark() -> Statement<'static> {
-    let mark = || meta(MetaKey::Mark);
-    let marked = BinaryOperation::OR(vec![mark(), Expression::Number(ACCEPT_MARK)]);
-    let value = Expression::BinaryOperation(Box::new(marked));
-    Statement::Mangle(Mangle { key: mark(), value })
-}
-
-fn is_dnat() -> Statement<'static> {
-    let status = CT { key: "status".into(), family: None, dir: None };
-    let left = Expression::Named(NamedExpression::CT(status));
-    Statement::Match(Match { left, right: text("dnat"), op: Operator::IN })
-}
-
-fn jump(chain: &'static str) -> Statement<'static> {
-    Statement::Jump(JumpTarget { target: chain.into() })
-}
-
-fn dnat(
-    family: NATFamily,
-    key: &[Expression<'static>],
-    addresses: Set,
-    ports: Set,
-) -> Statement<'static> {
-    let lookup = |set| {
-        let map = expr::Map { key: concat(key.to_vec()), data: member(set) };
-        Some(Expression::Named(NamedExpression::Map(Box::new(map))))
-    };
-    Statement::DNAT(Some(NAT {
-        addr: lookup(addresses),
-        family: Some(family),
-        port: lookup(ports),
-        flags: None,
-    }))
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Display, io::Write, path::Path, process::E
 use clap::Args;
 use portclaim::{
     command,
-    lease::{Claim, Forwarding, Lease, NetworkName},
+    lease::{Backend, Claim, Forwarding, Lease, NetworkName},
     nat::{self, Nat, Rules, Table as Ruleset, elements},
     publish,
 };
@@ -191,7 +191,8 @@ struct Kernel<'a> {
 
 impl<'a> Kernel<'a> {
     fn new(site: &'a Site, lineage: u64) -> Self {
-        let nat = Nat::new(std::env::var_os("PATH").as_deref());
+        // Which one does not matter to whoever only reads.
+        let nat = Nat::new(Backend::default(), None);
         Self { site, lineage, nat, absent: BTreeSet::new() }
     }
 

@@ -60,19 +60,6 @@ impl Keys<'_> {
     }
 
     pub(super) fn refuse_what_only_iptables_has(&self) -> Result<(), ConfigError> {
-        match self.string("backend")?.as_deref() {
-            None | Some("nftables") => {}
-            Some("iptables") => {
-                return Err(ConfigError::Unsupported {
-                    key: "backend",
-                    value: Excerpt::plain("\"iptables\""),
-                    instead: "remove it or write \"nftables\"",
-                });
-            }
-            Some(other) => {
-                return Err(wrong("backend", &other.into(), "\"nftables\" is allowed"));
-            }
-        }
         for key in ["externalSetMarkChain", "markMasqBit"] {
             if let Some(value) = self.value(key)? {
                 return Err(ConfigError::Unsupported {

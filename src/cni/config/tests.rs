@@ -76,7 +76,7 @@ fn wrong_values_are_refused_with_key_value_and_what_is_allowed() {
         ),
         (
             r#","backend":"iptables""#,
-            "backend is \"iptables\": it has no meaning on nftables, remove it or write \"nftables\"",
+            "backend is \"iptables\": it has no meaning on nftables, remove it or write \"netlink\"",
         ),
         (
             r#","markMasqBit":13"#,

@@ -3,6 +3,7 @@
 use super::{ConflistFile, Diagnoses, Operator};
 use crate::{
     host,
+    lease::Backend,
     nat::{self, Table},
 };
 
@@ -10,9 +11,29 @@ use crate::{
 const OLDEST_NFT: [u32; 3] = [1, 0, 6];
 
 impl Operator<'_> {
-    pub(super) fn look_at_nft(&mut self, found: &mut Diagnoses) {
+    pub(super) fn look_at_nftables(&mut self, found: &mut Diagnoses) {
+        if self.node.nat.backend() == Backend::Nft && !self.look_at_nft(found) {
+            return;
+        }
+        // The kernel's own complaint would not tell that it is about permission.
+        if !host::is_root() {
+            return;
+        }
+        let table = Table::new(
+            &"doctor".parse().expect("it is a name"),
+            &nat::Options { snat: true, ..nat::Options::default() },
+        );
+        if found.read("nf_tables", self.node.nat.probe(&table)).is_some() {
+            found.ok("nf_tables", "the kernel would take a table");
+        }
+    }
+
+    /// Tells whether it is there at all.
+    fn look_at_nft(&mut self, found: &mut Diagnoses) -> bool {
         const CHECK: &str = "nft";
-        let Some((program, version)) = found.read(CHECK, self.node.nat.version()) else { return };
+        let Some((program, version)) = found.read(CHECK, self.node.nat.version()) else {
+            return false;
+        };
         let program = program.display();
         match version {
             None => found.warn(
@@ -29,17 +50,7 @@ impl Operator<'_> {
                 }
             }
         }
-        // nft's own complaint would not tell that it is about permission.
-        if !host::is_root() {
-            return;
-        }
-        let table = Table::new(
-            &"doctor".parse().expect("it is a name"),
-            &nat::Options { snat: true, ..nat::Options::default() },
-        );
-        if found.read("nf_tables", self.node.nat.probe(&table)).is_some() {
-            found.ok("nf_tables", "the kernel would take a table");
-        }
+        true
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables in private network namespaces, changed and read back.
 
+mod backends;
+
 use super::*;
 use crate::{
     lease::{Lease, Port},
@@ -7,8 +9,18 @@ use crate::{
     netlink::namespace::{private, run},
 };
 
-fn nat() -> Nat {
-    Nat::new(std::env::var_os("PATH").as_deref())
+const BACKENDS: [Backend; 2] = [Backend::Netlink, Backend::Nft];
+
+fn nat(backend: Backend) -> Nat {
+    Nat::new(backend, std::env::var_os("PATH").as_deref())
+}
+
+/// Runs the body of a test with each backend, each time on an empty ruleset.
+fn with_each_backend(body: impl Fn(Backend)) {
+    for backend in BACKENDS {
+        run("nft flush ruleset");
+        body(backend);
+    }
 }
 
 fn port(number: u16) -> Port {
@@ -78,162 +90,185 @@ fn assert_golden(name: &str, text: &str) {
 #[test]
 fn a_full_table_is_listed_as_golden() {
     private(|| {
-        let mut web = forwarding("web0123456789abcdef", 5, &["tcp 8080 80", "udp 192.0.2.1 53 53"]);
-        web.leases.extend(
-            forwarding("x", 5, &["sctp 2001:db8::1 9 9", "tcp 0.0.0.0 81 81", "tcp :: 82 82"])
-                .leases,
-        );
-        web.pod = Some(crate::lease::Pod {
-            namespace: "default".parse().unwrap(),
-            name: "web-0".parse().unwrap(),
-            uid: None,
+        with_each_backend(|backend| {
+            let mut web =
+                forwarding("web0123456789abcdef", 5, &["tcp 8080 80", "udp 192.0.2.1 53 53"]);
+            web.leases.extend(
+                forwarding("x", 5, &["sctp 2001:db8::1 9 9", "tcp 0.0.0.0 81 81", "tcp :: 82 82"])
+                    .leases,
+            );
+            web.pod = Some(crate::lease::Pod {
+                namespace: "default".parse().unwrap(),
+                name: "web-0".parse().unwrap(),
+                uid: None,
+            });
+            nat(backend).rebuild(&table(&snat()), [&web]).unwrap();
+            assert_golden("full.nft", &listed());
+            let json = run("nft -j list table inet portclaim_net");
+            assert!(json.contains("\"map\""), "{json}");
         });
-        nat().rebuild(&table(&snat()), [&web]).unwrap();
-        assert_golden("full.nft", &listed());
-        let json = run("nft -j list table inet portclaim_net");
-        assert!(json.contains("\"map\""), "{json}");
     });
 }
 
 #[test]
 fn options_are_listed_as_golden() {
     private(|| {
-        let conditions_v4 = condition::parse_v4(&[
-            "ip saddr 10.0.0.0/8 ip daddr != 192.0.2.1",
-            "ip saddr { 10.1.0.0/16, 10.1.2.0/24, 198.51.100.7 }",
-            "!",
-            "-s",
-            "10.2.0.0/16",
-            "-d 0.0.0.0/0 ! -i cali+ --in-interface eth0",
-            "iifname \"eth1\" iifname != { lo, cni* } meta mark 0x10 mark != 5",
-            "tcp dport 1-1023 th sport { 53, 80-90 }",
-        ])
-        .unwrap();
-        let conditions_v6 =
-            condition::parse_v6(&["ip6 saddr != fd00::/8 ! -d 2001:db8::1 -s ::/0"]).unwrap();
-        let masq_all = Options { masq_all: true, conditions_v4, conditions_v6, ..snat() };
-        nat().rebuild(&table(&masq_all), []).unwrap();
-        assert_golden("options.nft", &listed());
-        assert!(nat().is_intact(&table(&masq_all)).unwrap());
-        let quiet = Options { masq_all: true, ..Options::default() };
-        assert!(!nat().is_intact(&table(&quiet)).unwrap(), "other options, other rules");
-        let descendant = Options { lineage: 7, ..quiet.clone() };
-        assert!(!nat().is_intact(&table(&descendant)).unwrap(), "other lineage, other table");
-        nat().rebuild(&table(&quiet), []).unwrap();
-        assert!(nat().is_intact(&table(&quiet)).unwrap());
-        assert!(!listed().contains("masquerade"), "{}", listed());
+        with_each_backend(|backend| {
+            let conditions_v4 = condition::parse_v4(&[
+                "ip saddr 10.0.0.0/8 ip daddr != 192.0.2.1",
+                "ip saddr { 10.1.0.0/16, 10.1.2.0/24, 198.51.100.7 }",
+                "!",
+                "-s",
+                "10.2.0.0/16",
+                "-d 0.0.0.0/0 ! -i cali+ --in-interface eth0",
+                "iifname \"eth1\" iifname != { lo, cni* } meta mark 0x10 mark != 5",
+                "tcp dport 1-1023 th sport { 53, 80-90 }",
+            ])
+            .unwrap();
+            let conditions_v6 =
+                condition::parse_v6(&["ip6 saddr != fd00::/8 ! -d 2001:db8::1 -s ::/0"]).unwrap();
+            let masq_all = Options { masq_all: true, conditions_v4, conditions_v6, ..snat() };
+            nat(backend).rebuild(&table(&masq_all), []).unwrap();
+            assert_golden("options.nft", &listed());
+            assert!(nat(backend).is_intact(&table(&masq_all)).unwrap());
+            let quiet = Options { masq_all: true, ..Options::default() };
+            assert!(!nat(backend).is_intact(&table(&quiet)).unwrap(), "other options, other rules");
+            let descendant = Options { lineage: 7, ..quiet.clone() };
+            assert!(
+                !nat(backend).is_intact(&table(&descendant)).unwrap(),
+                "other lineage, other table"
+            );
+            nat(backend).rebuild(&table(&quiet), []).unwrap();
+            assert!(nat(backend).is_intact(&table(&quiet)).unwrap());
+            assert!(!listed().contains("masquerade"), "{}", listed());
+        });
     });
 }
 
 #[test]
 fn what_is_forwarded_may_be_marked_for_others() {
     private(|| {
-        for options in [snat(), Options::default()] {
-            let table = table(&Options { marks: true, ..options });
-            nat().rebuild(&table, []).unwrap();
-            assert!(nat().is_intact(&table).unwrap());
-        }
-        let lines = listed();
-        let (_, chain) = lines.split_once("chain forward {").unwrap();
-        let lines = chain
-            .lines()
-            .skip(1)
-            .take(5)
-            .map(|line| line.trim().split(" comment ").next().unwrap().to_owned());
-        let mark = "meta mark set meta mark | 0x00001000";
-        assert_eq!(
-            lines.collect::<Vec<_>>(),
-            [
-                "type filter hook forward priority mangle - 10; policy accept;".to_owned(),
-                format!("ct status dnat ip daddr . meta l4proto . th dport @forwarded4 {mark}"),
-                format!("ct status dnat ip saddr . meta l4proto . th sport @forwarded4 {mark}"),
-                format!("ct status dnat ip6 daddr . meta l4proto . th dport @forwarded6 {mark}"),
-                format!("ct status dnat ip6 saddr . meta l4proto . th sport @forwarded6 {mark}"),
-            ]
-        );
+        with_each_backend(|backend| {
+            for options in [snat(), Options::default()] {
+                let table = table(&Options { marks: true, ..options });
+                nat(backend).rebuild(&table, []).unwrap();
+                assert!(nat(backend).is_intact(&table).unwrap());
+            }
+            let lines = listed();
+            let (_, chain) = lines.split_once("chain forward {").unwrap();
+            let lines = chain
+                .lines()
+                .skip(1)
+                .take(5)
+                .map(|line| line.trim().split(" comment ").next().unwrap().to_owned());
+            let mark = "meta mark set meta mark | 0x00001000";
+            assert_eq!(
+                lines.collect::<Vec<_>>(),
+                [
+                    "type filter hook forward priority mangle - 10; policy accept;".to_owned(),
+                    format!("ct status dnat ip daddr . meta l4proto . th dport @forwarded4 {mark}"),
+                    format!("ct status dnat ip saddr . meta l4proto . th sport @forwarded4 {mark}"),
+                    format!(
+                        "ct status dnat ip6 daddr . meta l4proto . th dport @forwarded6 {mark}"
+                    ),
+                    format!(
+                        "ct status dnat ip6 saddr . meta l4proto . th sport @forwarded6 {mark}"
+                    ),
+                ]
+            );
+        });
     });
 }
 
 #[test]
 fn a_flushed_ruleset_is_noticed_and_rebuilt() {
     private(|| {
-        let (table, web) = (table(&snat()), forwarding("web", 5, &["tcp 8080 80"]));
-        let mut nat = nat();
-        assert!(!nat.is_intact(&table).unwrap());
-        nat.change(&table, &elements(&web), &[]).unwrap();
-        nat.rebuild(&table, []).unwrap();
-        assert!(nat.is_intact(&table).unwrap());
-        nat.change(&table, &[], &elements(&web)).unwrap();
-        assert_eq!(nat.check(&table, &elements(&web)).unwrap(), []);
-        let before = listed();
+        with_each_backend(|backend| {
+            let (table, web) = (table(&snat()), forwarding("web", 5, &["tcp 8080 80"]));
+            let mut nat = nat(backend);
+            assert!(!nat.is_intact(&table).unwrap());
+            nat.change(&table, &elements(&web), &[]).unwrap();
+            nat.rebuild(&table, []).unwrap();
+            assert!(nat.is_intact(&table).unwrap());
+            nat.change(&table, &[], &elements(&web)).unwrap();
+            assert_eq!(nat.check(&table, &elements(&web)).unwrap(), []);
+            let before = listed();
 
-        for damage in [
-            "nft flush ruleset",
-            "nft flush chain inet portclaim_net output",
-            "nft add rule inet portclaim_net guard accept",
-            "nft delete table inet portclaim_net",
-        ] {
-            run(damage);
-            assert!(!nat.is_intact(&table).unwrap(), "{damage}");
-            assert!(!nat.check(&table, &[]).unwrap().is_empty(), "{damage}");
-            nat.rebuild(&table, [&web, &web]).unwrap();
-            assert!(nat.is_intact(&table).unwrap(), "{damage}");
-            assert_eq!(listed(), before, "{damage}");
-        }
+            for damage in [
+                "nft flush ruleset",
+                "nft flush chain inet portclaim_net output",
+                "nft add rule inet portclaim_net guard accept",
+                "nft delete table inet portclaim_net",
+            ] {
+                run(damage);
+                assert!(!nat.is_intact(&table).unwrap(), "{damage}");
+                assert!(!nat.check(&table, &[]).unwrap().is_empty(), "{damage}");
+                nat.rebuild(&table, [&web, &web]).unwrap();
+                assert!(nat.is_intact(&table).unwrap(), "{damage}");
+                assert_eq!(listed(), before, "{damage}");
+            }
+        });
     });
 }
 
 #[test]
 fn changes_are_idempotent_and_replace_what_is_not_ours() {
     private(|| {
-        let table = table(&snat());
-        let (old, new) =
-            (forwarding("old", 5, &["tcp 8080 80"]), forwarding("new", 6, &["tcp 8080 81"]));
-        let mut nat = nat();
-        nat.rebuild(&table, [&old]).unwrap();
+        with_each_backend(|backend| {
+            let table = table(&snat());
+            let (old, new) =
+                (forwarding("old", 5, &["tcp 8080 80"]), forwarding("new", 6, &["tcp 8080 81"]));
+            let mut nat = nat(backend);
+            nat.rebuild(&table, [&old]).unwrap();
 
-        let handle = || run("nft -a list table inet portclaim_net");
-        let before = handle();
-        nat.change(&table, &[], &elements(&old)).unwrap();
-        assert_eq!(handle(), before);
+            let handle = || run("nft -a list table inet portclaim_net");
+            let before = handle();
+            nat.change(&table, &[], &elements(&old)).unwrap();
+            assert_eq!(handle(), before);
 
-        // The key is held by another container: replaced in one transaction.
-        let differences: Vec<_> =
-            nat.check(&table, &elements(&new)).unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(
-            differences[0],
-            "map any4_addr of table inet portclaim_net leads from 8080/tcp to 10.88.0.5 and not to 10.88.0.6"
-        );
-        assert_eq!(
-            differences[1],
-            "map any4_port of table inet portclaim_net leads from 8080/tcp to 80 and not to 81"
-        );
-        assert_eq!(
-            differences[2],
-            "set forwarded4 of table inet portclaim_net has no element 10.88.0.6:81/tcp"
-        );
-        nat.change(&table, &[], &elements(&new)).unwrap();
-        assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
+            // The key is held by another container: replaced in one transaction.
+            let differences: Vec<_> = nat
+                .check(&table, &elements(&new))
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(
+                differences[0],
+                "map any4_addr of table inet portclaim_net leads from 8080/tcp to 10.88.0.5 and not to 10.88.0.6"
+            );
+            assert_eq!(
+                differences[1],
+                "map any4_port of table inet portclaim_net leads from 8080/tcp to 80 and not to 81"
+            );
+            assert_eq!(
+                differences[2],
+                "set forwarded4 of table inet portclaim_net has no element 10.88.0.6:81/tcp"
+            );
+            nat.change(&table, &[], &elements(&new)).unwrap();
+            assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
 
-        // What the old owner held and the new one replaced is left alone.
-        nat.change(&table, &elements_held_only_by(&old, [&new]), &[]).unwrap();
-        assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
-        assert!(!listed().contains("10.88.0.5"), "{}", listed());
+            // What the old owner held and the new one replaced is left alone.
+            nat.change(&table, &elements_held_only_by(&old, [&new]), &[]).unwrap();
+            assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
+            assert!(!listed().contains("10.88.0.5"), "{}", listed());
 
-        nat.change(&table, &elements(&new), &[]).unwrap();
-        nat.change(&table, &elements(&new), &[]).unwrap();
-        assert!(!listed().contains("elements"), "{}", listed());
+            nat.change(&table, &elements(&new), &[]).unwrap();
+            nat.change(&table, &elements(&new), &[]).unwrap();
+            assert!(!listed().contains("elements"), "{}", listed());
 
-        // The same forwarding on both sides stays as it is.
-        nat.change(&table, &elements(&new), &elements(&new)).unwrap();
-        assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
+            // The same forwarding on both sides stays as it is.
+            nat.change(&table, &elements(&new), &elements(&new)).unwrap();
+            assert_eq!(nat.check(&table, &elements(&new)).unwrap(), []);
+        });
     });
 }
 
 #[test]
 fn foreign_tables_are_not_touched() {
     private(|| {
-        let foreign = "table ip kube-proxy {
+        with_each_backend(|backend| {
+            let foreign = "table ip kube-proxy {
             map service-ips {
                 type ipv4_addr . inet_proto . inet_service : verdict
                 elements = { 172.30.0.41 . tcp . 80 : goto service }
@@ -253,24 +288,26 @@ fn foreign_tables_are_not_touched() {
             }
         }
         ";
-        let file = "/tmp/foreign.nft";
-        // A mount namespace of its own, but not a file system of its own.
-        run("mount -t tmpfs none /tmp");
-        std::fs::write(file, foreign).unwrap();
-        run(&format!("nft -f {file}"));
-        let others = || {
-            run("nft -a list table ip kube-proxy") + &run("nft -a list table inet portclaim_net2")
-        };
-        let before = others();
-        let (table, web) = (table(&snat()), forwarding("web", 5, &["tcp 8080 80"]));
-        let mut nat = nat();
-        assert!(!nat.is_intact(&table).unwrap());
-        nat.rebuild(&table, [&web]).unwrap();
-        assert!(nat.is_intact(&table).unwrap());
-        nat.change(&table, &elements(&web), &[]).unwrap();
-        nat.change(&table, &[], &elements(&web)).unwrap();
-        nat.rebuild(&table, []).unwrap();
-        assert_eq!(others(), before);
+            let file = "/tmp/foreign.nft";
+            // A mount namespace of its own, but not a file system of its own.
+            run("mount -t tmpfs none /tmp");
+            std::fs::write(file, foreign).unwrap();
+            run(&format!("nft -f {file}"));
+            let others = || {
+                run("nft -a list table ip kube-proxy")
+                    + &run("nft -a list table inet portclaim_net2")
+            };
+            let before = others();
+            let (table, web) = (table(&snat()), forwarding("web", 5, &["tcp 8080 80"]));
+            let mut nat = nat(backend);
+            assert!(!nat.is_intact(&table).unwrap());
+            nat.rebuild(&table, [&web]).unwrap();
+            assert!(nat.is_intact(&table).unwrap());
+            nat.change(&table, &elements(&web), &[]).unwrap();
+            nat.change(&table, &[], &elements(&web)).unwrap();
+            nat.rebuild(&table, []).unwrap();
+            assert_eq!(others(), before);
+        });
     });
 }
 
@@ -281,49 +318,120 @@ fn loopback_over_ipv6_is_refused_at_once() {
         run("ip link add cni0 type bridge");
         run("ip link set cni0 up");
         run("ip address add fd00::1/64 dev cni0 nodad");
-        nat().rebuild(&table(&snat()), [&forwarding("web", 5, &["tcp 8080 80"])]).unwrap();
-        let connect = |address: &str| {
-            let timeout = std::time::Duration::from_millis(300);
-            std::net::TcpStream::connect_timeout(&address.parse().unwrap(), timeout)
-                .unwrap_err()
-                .kind()
-        };
-        assert_eq!(connect("[::1]:8080"), io::ErrorKind::ConnectionRefused);
-        assert_ne!(connect("[fd00::1]:8080"), io::ErrorKind::ConnectionRefused);
-        assert_eq!(connect("[fd00::1]:8081"), io::ErrorKind::ConnectionRefused);
+        with_each_backend(|backend| {
+            nat(backend)
+                .rebuild(&table(&snat()), [&forwarding("web", 5, &["tcp 8080 80"])])
+                .unwrap();
+            let connect = |address: &str| {
+                let timeout = std::time::Duration::from_millis(300);
+                std::net::TcpStream::connect_timeout(&address.parse().unwrap(), timeout)
+                    .unwrap_err()
+                    .kind()
+            };
+            assert_eq!(connect("[::1]:8080"), io::ErrorKind::ConnectionRefused);
+            assert_ne!(connect("[fd00::1]:8080"), io::ErrorKind::ConnectionRefused);
+            assert_eq!(connect("[fd00::1]:8081"), io::ErrorKind::ConnectionRefused);
+        });
     });
 }
 
 #[test]
 fn a_probe_changes_nothing() {
     private(|| {
-        nat().probe(&table(&snat())).unwrap();
-        assert_eq!(run("nft list tables"), "");
+        with_each_backend(|backend| {
+            nat(backend).probe(&table(&snat())).unwrap();
+            assert_eq!(run("nft list tables"), "");
+        });
     });
 }
 
 #[test]
-fn what_nft_says_is_in_the_error() {
+fn what_nft_or_the_kernel_says_is_in_the_error() {
     private(|| {
-        let web = forwarding("web", 5, &["tcp 8080 80"]);
-        let error = nat().change(&table(&snat()), &[], &elements(&web)).unwrap_err().to_string();
-        assert!(
-            error.starts_with("cannot change the elements of table inet portclaim_net: nft: "),
-            "{error}"
-        );
+        let (web, api) =
+            (forwarding("web", 5, &["tcp 8080 80"]), forwarding("api", 6, &["udp 53 53"]));
+        let change = |backend, change: &dyn Fn(&mut Nat) -> Result<(), NatError>| {
+            let error = change(&mut nat(backend)).unwrap_err();
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            format!("{error}: {}", cause.unwrap_or_default())
+        };
+        let add = |nat: &mut Nat| nat.change(&table(&snat()), &[], &elements(&web));
+        let error = change(Backend::Nft, &add);
+        let start = "cannot change the elements of table inet portclaim_net: nft: ";
+        assert!(error.starts_with(start), "{error}");
         assert!(error.contains("No such file or directory"), "{error}");
+        assert_eq!(
+            change(Backend::Netlink, &add),
+            "cannot change the elements of table inet portclaim_net: the kernel refuses element \
+             8080/tcp of map any4_addr of table inet portclaim_net: No such file or directory \
+             (os error 2)"
+        );
+
+        // A message in the middle is refused: nothing is done, and it is named.
+        let mut nat = nat(Backend::Netlink);
+        nat.rebuild(&table(&snat()), [&web]).unwrap();
+        run("nft flush chain inet portclaim_net hostports");
+        run("nft delete map inet portclaim_net any4_port");
+        let before = listed();
+        let error = nat.change(&table(&snat()), &elements(&web), &elements(&api)).unwrap_err();
+        let named = "element 53/udp of map any4_port of table inet portclaim_net";
+        assert!(error.to_string().ends_with(named), "{error}");
+        assert_eq!(listed(), before);
+        // The socket is in step for the next transaction.
+        nat.rebuild(&table(&snat()), [&api]).unwrap();
+        assert_eq!(nat.check(&table(&snat()), &elements(&api)).unwrap(), []);
+    });
+}
+
+#[test]
+fn without_rights_the_kernel_says_so() {
+    private(|| {
+        // Only this thread's.
+        let mut rights = rustix::thread::capabilities(None).unwrap();
+        rights.effective.remove(rustix::thread::CapabilitySet::NET_ADMIN);
+        rustix::thread::set_capabilities(None, rights).unwrap();
+        let error = nat(Backend::Netlink).rebuild(&table(&snat()), []).unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(error.to_string(), "cannot write table inet portclaim_net by netlink");
+        assert_eq!(cause, "Operation not permitted (os error 1)");
+    });
+}
+
+/// More than one datagram of the usual size, and more than one message of a set.
+#[test]
+fn thousands_of_forwardings_are_one_transaction() {
+    private(|| {
+        let listings = BACKENDS.map(|backend| {
+            run("nft flush ruleset");
+            let all: Vec<_> = (0..20)
+                .map(|container| {
+                    let leases: Vec<_> = (0..200)
+                        .map(|n| format!("tcp {0} {0}", 10_000 + container * 200 + n))
+                        .collect();
+                    let leases: Vec<_> = leases.iter().map(String::as_str).collect();
+                    let number = u8::try_from(container).unwrap();
+                    forwarding(&format!("c{container}"), number, &leases)
+                })
+                .collect();
+            nat(backend).rebuild(&table(&snat()), &all).unwrap();
+            listed()
+        });
+        assert!(listings[0].len() > 500_000);
+        assert!(listings[0] == listings[1], "they differ");
     });
 }
 
 #[test]
 fn the_longest_names_are_taken() {
     private(|| {
-        let name = format!("a.b_c-{}", "d".repeat(249));
-        let table = Table::new(&name.parse().unwrap(), &snat());
-        assert_eq!(table.name().len(), 255);
-        let mut nat = nat();
-        nat.rebuild(&table, [&forwarding("web", 5, &["tcp 8080 80"])]).unwrap();
-        assert!(nat.is_intact(&table).unwrap());
+        with_each_backend(|backend| {
+            let name = format!("a.b_c-{}", "d".repeat(249));
+            let table = Table::new(&name.parse().unwrap(), &snat());
+            assert_eq!(table.name().len(), 255);
+            let mut nat = nat(backend);
+            nat.rebuild(&table, [&forwarding("web", 5, &["tcp 8080 80"])]).unwrap();
+            assert!(nat.is_intact(&table).unwrap());
+        });
     });
 }
 
@@ -333,15 +441,15 @@ fn nft_is_run_where_path_has_it() {
     // open for writing, and it could not be run.
     private(|| {
         let directory = tempfile::tempdir().unwrap();
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
+        let mut nat = Nat::new(Backend::Nft, Some(directory.path().as_os_str()));
         // Nothing there: the usual directories.
         assert!(nat.program().unwrap().ends_with("nft"));
         let script = directory.path().join("nft");
         std::fs::write(&script, "#!/bin/sh\necho a line; echo >&2 'no rights'; exit 3\n").unwrap();
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
+        let mut nat = Nat::new(Backend::Nft, Some(directory.path().as_os_str()));
         assert_ne!(nat.program().unwrap(), script, "it is not executable");
         run(&format!("chmod +x {}", script.display()));
-        let mut nat = Nat::new(Some(directory.path().as_os_str()));
+        let mut nat = Nat::new(Backend::Nft, Some(directory.path().as_os_str()));
         let error = nat.probe(&table(&snat())).unwrap_err();
         assert_eq!(
             error.to_string(),
