@@ -14,7 +14,7 @@ mod route;
 mod socket;
 mod sysctl;
 
-pub use conntrack::{forget_others, forget_own};
+pub use conntrack::Flows;
 pub use disk::{free_space, is_in_memory};
 pub use listener::{is_in_use, is_listening};
 pub use namespace::{Namespaces, Presence, sandbox};

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    panic,
+    mem, panic,
     process::ExitCode,
     time::{Duration, Instant, SystemTime},
 };
@@ -24,9 +24,13 @@ fn main() -> ExitCode {
     });
     let call = read(environment);
     // The panic's own message goes to stderr, which the runtime keeps.
-    let reply = panic::catch_unwind(|| command::run(&call)).unwrap_or_else(|_| command::panicked());
+    let mut open = command::Open::default();
+    let run = panic::AssertUnwindSafe(|| command::run(&call, &mut open));
+    let reply = panic::catch_unwind(run).unwrap_or_else(|_| command::panicked());
     let is_done = write(&reply).is_ok() && reply.success;
     reply.count(start.elapsed());
+    // The end of the process closes it, when all else of it is gone.
+    mem::forget(open);
     if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -317,10 +317,10 @@ fn carry_out(
         host::enable_route_localnet(link)?;
     }
     // As DEL does: nothing will ask for these ports again.
-    log_forgotten(host::forget_own(&change.given_up));
+    log_forgotten(node.flows.forget_own(&change.given_up));
     // Without this, a client that sent before the port was forwarded would not
     // reach the container until it paused; with an error, the same.
-    log_forgotten(host::forget_others([forwarding]));
+    log_forgotten(node.flows.forget_others([forwarding]));
     publish::publish(&node.run_dir, forwarding)?;
     Ok(())
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     allocator::{self, Situation},
     cni::config::Settings,
-    host,
+    host::{self, Flows},
     lease::{
         ClaimName, Endpoint, GroupName, HostAddress, HostPort, ModuleId, ModuleLease, Port,
         Protocol, Rest, Strategy,
@@ -70,7 +70,8 @@ impl Modules {
         policy: Policy,
     ) -> Self {
         let nat = Nat::new(settings.backend, path);
-        Self { node: Node { store, nat, run_dir, tally: Tally::default() }, settings, policy }
+        let (flows, tally) = (Flows::default(), Tally::default());
+        Self { node: Node { store, nat, flows, run_dir, tally }, settings, policy }
     }
 
     /// What may be asked for, and by whom.
@@ -155,7 +156,7 @@ impl Modules {
             if let Err(error) = change.add(&mut self.node) {
                 log::warn!("{}", error.with_causes());
             }
-            change.forget_flows();
+            change.forget_flows(&mut self.node);
         }
         if let Err(error) = publish::publish_module(&self.node.run_dir, module, &held) {
             log::warn!("{}", Error::from(error).with_causes());
@@ -182,7 +183,7 @@ impl Modules {
             }
             return Err(error);
         }
-        change.forget_flows();
+        change.forget_flows(&mut self.node);
         Ok(())
     }
 

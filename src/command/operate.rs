@@ -9,7 +9,7 @@ use crate::{
         Config,
         config::{self, Settings},
     },
-    host,
+    host::{self, Flows},
     lease::{ForeignChain, NetworkName},
     nat::{self, Nat, Table},
     store::{Moment, Store},
@@ -45,6 +45,7 @@ impl<'a> Operator<'a> {
             node: Node {
                 store: store.working_in(run_dir.join(STORE_WORK)),
                 nat: Nat::new(backend.unwrap_or_default(), path),
+                flows: Flows::default(),
                 run_dir,
                 tally: Tally::default(),
             },

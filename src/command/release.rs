@@ -7,7 +7,6 @@ use std::collections::{BTreeSet, HashSet};
 use super::{Call, Error, Node, log_forgotten, module, options};
 use crate::{
     cni::Config,
-    host,
     lease::{Claim, Forwarding, HostPort, NetworkName},
     nat::{self, Element, Rules, Table, elements_held_only_by},
     publish::{self, PublishError},
@@ -125,7 +124,7 @@ pub(super) fn give_back(
         }
     }
     given.released = released.iter().map(|leaving| leaving.gone()).collect();
-    log_forgotten(host::forget_own(&given.released));
+    log_forgotten(node.flows.forget_own(&given.released));
     for forwarding in &given.released {
         if let Err(error) = project(node, &draft, forwarding)? {
             given.unpublished.push(error.into());

@@ -141,10 +141,10 @@ impl Operator<'_> {
                 Err(error) => reset.errors.push(error.into()),
             }
         }
-        log_forgotten(host::forget_own(&forwardings));
+        log_forgotten(self.node.flows.forget_own(&forwardings));
         if !keeps_claims {
             let forwarded: Vec<_> = modules.iter().filter_map(ModuleLease::forwarding).collect();
-            log_forgotten(host::forget_own(&forwarded));
+            log_forgotten(self.node.flows.forget_own(&forwarded));
         }
         for folder in folders {
             match publish::clear(&self.node.run_dir, &folder) {

@@ -111,7 +111,7 @@ impl Operator<'_> {
             }
         }
         // Flows that began meanwhile lead to the host itself, and would go on so.
-        log_forgotten(host::forget_others(ill.flat_map(|table| &table.forwardings)));
+        log_forgotten(self.node.flows.forget_others(ill.flat_map(|table| &table.forwardings)));
         for folder in projection.folders {
             match folder {
                 ComparedFolder::Faulty(faulty) => {

@@ -57,110 +57,130 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 /// With more ports than this, all UDP flows are asked for at once.
 const FILTERED_PORTS: usize = 8;
 
-/// On ADD: forgets the flows to these host ports that lead anywhere else than to
-/// their containers, so that their next packet does. Only what is addressed to the
-/// host itself: a flow that passes through the node to the same port number of
-/// another host goes on. Returns how many were forgotten.
-pub fn forget_others<'a>(
-    forwardings: impl IntoIterator<Item = &'a Forwarding>,
-) -> Result<usize, HostError> {
-    let mut locals = HashMap::new();
-    let mut routes = None;
-    forget(forwardings, |flow, lease, container| {
-        if flow.leads_to(container, lease) {
-            return Ok(false);
-        }
-        if flow.destination == specific(lease.host.address) {
-            return Ok(true);
-        }
-        let Some(destination) = flow.destination else { return Ok(false) };
-        if let Some(local) = locals.get(&destination) {
-            return Ok(*local);
-        }
-        let socket = match &mut routes {
-            Some(socket) => socket,
-            None => routes.insert(Socket::route()?),
-        };
-        let local = route::is_local(socket, destination)?;
-        locals.insert(destination, local);
-        Ok(local)
-    })
+/// The UDP flows of this host. The socket is opened when it is first needed.
+///
+/// It stays open, for the kernel makes whoever closes it wait while elements of
+/// `nf_tables` are being deleted, 6 to 16 ms: at the end of a call nobody is kept by
+/// that but the caller, and part of that time is over.
+#[derive(Debug, Default)]
+pub struct Flows {
+    socket: Option<Socket>,
 }
 
-/// On DEL: forgets the flows to these host ports that lead to their containers.
-/// Returns how many were forgotten.
-pub fn forget_own<'a>(
-    forwardings: impl IntoIterator<Item = &'a Forwarding>,
-) -> Result<usize, HostError> {
-    forget(forwardings, |flow, lease, container| Ok(flow.leads_to(container, lease)))
+impl Flows {
+    /// On ADD: forgets the flows to these host ports that lead anywhere else than to
+    /// their containers, so that their next packet does. Only what is addressed to the
+    /// host itself: a flow that passes through the node to the same port number of
+    /// another host goes on. Returns how many were forgotten.
+    pub fn forget_others<'a>(
+        &mut self,
+        forwardings: impl IntoIterator<Item = &'a Forwarding>,
+    ) -> Result<usize, HostError> {
+        let mut locals = HashMap::new();
+        let mut routes = None;
+        self.forget(forwardings, |flow, lease, container| {
+            if flow.leads_to(container, lease) {
+                return Ok(false);
+            }
+            if flow.destination == specific(lease.host.address) {
+                return Ok(true);
+            }
+            let Some(destination) = flow.destination else { return Ok(false) };
+            if let Some(local) = locals.get(&destination) {
+                return Ok(*local);
+            }
+            let socket = match &mut routes {
+                Some(socket) => socket,
+                None => routes.insert(Socket::route()?),
+            };
+            let local = route::is_local(socket, destination)?;
+            locals.insert(destination, local);
+            Ok(local)
+        })
+    }
+
+    /// On DEL: forgets the flows to these host ports that lead to their containers.
+    /// Returns how many were forgotten.
+    pub fn forget_own<'a>(
+        &mut self,
+        forwardings: impl IntoIterator<Item = &'a Forwarding>,
+    ) -> Result<usize, HostError> {
+        self.forget(forwardings, |flow, lease, container| Ok(flow.leads_to(container, lease)))
+    }
+
+    /// Goes on after an error, and returns the first.
+    fn forget<'a>(
+        &mut self,
+        forwardings: impl IntoIterator<Item = &'a Forwarding>,
+        mut is_stale: impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
+    ) -> Result<usize, HostError> {
+        let targets = forwardings.into_iter().flat_map(|forwarding| {
+            forwarding.container.iter().flat_map(|container| {
+                let leases = forwarding.leases.iter();
+                let forwarded = leases.filter(move |lease| is_forwarded(&lease.host, container));
+                forwarded.map(move |lease| (lease, container))
+            })
+        });
+        let (v4, v6): (Vec<Target<'_>>, Vec<_>) =
+            targets.partition(|(_, container)| container.is_ipv4());
+        let mut forgotten = 0;
+        let mut first_error = None;
+        for targets in [v4, v6] {
+            let batch_length = if targets.len() > FILTERED_PORTS { targets.len() } else { 1 };
+            for batch in targets.chunks(batch_length) {
+                match self.forget_batch(batch, &mut is_stale) {
+                    Ok(count) => forgotten += count,
+                    Err(source) => {
+                        let (lease, _) = batch[0];
+                        first_error
+                            .get_or_insert(HostError::Conntrack { port: lease.host, source });
+                    }
+                }
+            }
+        }
+        first_error.map_or(Ok(forgotten), Err)
+    }
+
+    /// All of these lead to addresses of one family.
+    fn forget_batch(
+        &mut self,
+        targets: &[Target<'_>],
+        is_stale: &mut impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
+    ) -> io::Result<usize> {
+        let Some((first, container)) = targets.first() else { return Ok(0) };
+        let mut by_port: HashMap<u16, Vec<Target<'_>>> = HashMap::new();
+        for target in targets {
+            by_port.entry(target.0.host.port.number()).or_default().push(*target);
+        }
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Socket::netfilter()?),
+        };
+        let family = netlink::family(*container);
+        let request = request(family, (targets.len() == 1).then(|| first.host.port.number()));
+        let flows = socket.dump(&request, |message| {
+            let flow = Flow::read(message)?;
+            let mut targets = by_port.get(&flow.destination_port)?.iter();
+            let target = *targets.find(|(lease, _)| flow.is_to(&lease.host))?;
+            Some((flow, target))
+        })?;
+        let mut forgotten = 0;
+        for (flow, (lease, container)) in flows {
+            if is_stale(&flow, lease, container)? {
+                match socket.call(&flow.deletion(family), |_| ()) {
+                    Ok(()) => forgotten += 1,
+                    // It ended meanwhile.
+                    Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(forgotten)
+    }
 }
 
 /// A lease, and where it leads.
 type Target<'a> = (&'a Lease, IpAddr);
-
-/// Goes on after an error, and returns the first.
-fn forget<'a>(
-    forwardings: impl IntoIterator<Item = &'a Forwarding>,
-    mut is_stale: impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
-) -> Result<usize, HostError> {
-    let targets = forwardings.into_iter().flat_map(|forwarding| {
-        forwarding.container.iter().flat_map(|container| {
-            let leases = forwarding.leases.iter();
-            let forwarded = leases.filter(move |lease| is_forwarded(&lease.host, container));
-            forwarded.map(move |lease| (lease, container))
-        })
-    });
-    let (v4, v6): (Vec<Target<'_>>, Vec<_>) =
-        targets.partition(|(_, container)| container.is_ipv4());
-    let mut forgotten = 0;
-    let mut first_error = None;
-    for targets in [v4, v6] {
-        let batch_length = if targets.len() > FILTERED_PORTS { targets.len() } else { 1 };
-        for batch in targets.chunks(batch_length) {
-            match forget_batch(batch, &mut is_stale) {
-                Ok(count) => forgotten += count,
-                Err(source) => {
-                    let (lease, _) = batch[0];
-                    first_error.get_or_insert(HostError::Conntrack { port: lease.host, source });
-                }
-            }
-        }
-    }
-    first_error.map_or(Ok(forgotten), Err)
-}
-
-/// All of these lead to addresses of one family.
-fn forget_batch(
-    targets: &[Target<'_>],
-    is_stale: &mut impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
-) -> io::Result<usize> {
-    let Some((first, container)) = targets.first() else { return Ok(0) };
-    let mut by_port: HashMap<u16, Vec<Target<'_>>> = HashMap::new();
-    for target in targets {
-        by_port.entry(target.0.host.port.number()).or_default().push(*target);
-    }
-    let mut socket = Socket::netfilter()?;
-    let family = netlink::family(*container);
-    let request = request(family, (targets.len() == 1).then(|| first.host.port.number()));
-    let flows = socket.dump(&request, |message| {
-        let flow = Flow::read(message)?;
-        let mut targets = by_port.get(&flow.destination_port)?.iter();
-        let target = *targets.find(|(lease, _)| flow.is_to(&lease.host))?;
-        Some((flow, target))
-    })?;
-    let mut forgotten = 0;
-    for (flow, (lease, container)) in flows {
-        if is_stale(&flow, lease, container)? {
-            match socket.call(&flow.deletion(family), |_| ()) {
-                Ok(()) => forgotten += 1,
-                // It ended meanwhile.
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(forgotten)
-}
 
 fn is_forwarded(host: &HostPort, container: IpAddr) -> bool {
     host.protocol == Protocol::Udp
@@ -340,13 +360,16 @@ mod tests {
         private(|| {
             fill();
             let before = clients();
-            assert_eq!(forget_others([&forwarding(&[("192.0.2.1", 5353)])]).unwrap(), 3);
+            assert_eq!(
+                Flows::default().forget_others([&forwarding(&[("192.0.2.1", 5353)])]).unwrap(),
+                3
+            );
             assert_eq!(gone(&before), ["198.51.100.2", "198.51.100.3", "198.51.100.7"]);
-            assert_eq!(forget_others([&forwarding(&[("", 5353)])]).unwrap(), 2);
+            assert_eq!(Flows::default().forget_others([&forwarding(&[("", 5353)])]).unwrap(), 2);
             let others =
                 ["198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.7", "2001:db8::c2"];
             assert_eq!(gone(&before), others);
-            assert_eq!(forget_others([&forwarding(&[("", 5353)])]).unwrap(), 0);
+            assert_eq!(Flows::default().forget_others([&forwarding(&[("", 5353)])]).unwrap(), 0);
         });
     }
 
@@ -355,10 +378,21 @@ mod tests {
         private(|| {
             fill();
             let before = clients();
-            assert_eq!(forget_own([&forwarding(&[("0.0.0.0", 5353)])]).unwrap(), 1);
+            assert_eq!(
+                Flows::default().forget_own([&forwarding(&[("0.0.0.0", 5353)])]).unwrap(),
+                1
+            );
             assert_eq!(gone(&before), ["198.51.100.1"]);
-            assert_eq!(forget_own([&forwarding(&[("192.0.2.2", 5354)])]).unwrap(), 0);
-            assert_eq!(forget_own([&forwarding(&[("", 5353), ("192.0.2.1", 5354)])]).unwrap(), 2);
+            assert_eq!(
+                Flows::default().forget_own([&forwarding(&[("192.0.2.2", 5354)])]).unwrap(),
+                0
+            );
+            assert_eq!(
+                Flows::default()
+                    .forget_own([&forwarding(&[("", 5353), ("192.0.2.1", 5354)])])
+                    .unwrap(),
+                2
+            );
             assert_eq!(gone(&before), ["198.51.100.1", "198.51.100.6", "2001:db8::c1"]);
         });
     }
@@ -370,7 +404,7 @@ mod tests {
             let before = clients();
             let mut leases = vec![("", 5353)];
             leases.extend((6000..6020).map(|port| ("", port)));
-            assert_eq!(forget_own([&forwarding(&leases)]).unwrap(), 2);
+            assert_eq!(Flows::default().forget_own([&forwarding(&leases)]).unwrap(), 2);
             assert_eq!(gone(&before), ["198.51.100.1", "2001:db8::c1"]);
         });
     }
@@ -393,7 +427,7 @@ mod tests {
                 "conntrack -I -w 7 -p udp -t 600 -s 198.51.100.1 -d 192.0.2.1 --sport 4000 --dport 5353 \
                  -r 10.1.0.4 -q 198.51.100.1 --reply-port-src 53 --reply-port-dst 4000",
             );
-            assert_eq!(forget_own([&forwarding(&[("", 5353)])]).unwrap(), 1);
+            assert_eq!(Flows::default().forget_own([&forwarding(&[("", 5353)])]).unwrap(), 1);
             assert!(run("conntrack -L").contains("zone=7"));
             assert_eq!(clients().len(), 1);
         });

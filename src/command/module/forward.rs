@@ -143,14 +143,18 @@ impl Change {
         }
     }
 
-    /// Lets UDP flows find their new way, or none: see `host::forget_others`.
-    pub(super) fn forget_flows(&self) {
+    /// Lets UDP flows find their new way, or none: see `host::Flows`.
+    pub(super) fn forget_flows(&self, node: &mut Node) {
         // But for the link, which is the way there and not where it is.
         let key = |it: &Forwarding| (it.attachment.clone(), it.container, it.leases.clone());
         let is_absent_from =
             |all: &[Forwarding], one: &&Forwarding| !all.iter().any(|other| key(other) == key(one));
         let (before, after) = (&self.before, &self.after);
-        log_forgotten(host::forget_own(before.iter().filter(|one| is_absent_from(after, one))));
-        log_forgotten(host::forget_others(after.iter().filter(|one| is_absent_from(before, one))));
+        log_forgotten(
+            node.flows.forget_own(before.iter().filter(|one| is_absent_from(after, one))),
+        );
+        log_forgotten(
+            node.flows.forget_others(after.iter().filter(|one| is_absent_from(before, one))),
+        );
     }
 }

@@ -64,7 +64,7 @@ impl Modules {
         commit(&mut self.node, draft, &change)?;
         // From here on it is theirs; what is left to do, `restore` does as well.
         change.add(&mut self.node)?;
-        change.forget_flows();
+        change.forget_flows(&mut self.node);
         for (module, held) in held {
             publish::publish_module(&self.node.run_dir, module, &held)?;
         }
