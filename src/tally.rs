@@ -32,12 +32,14 @@ use std::{
     io::{self, ErrorKind, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    process,
     time::Duration,
 };
 
 pub use counter::{BOUNDS, Counter};
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    thread::gettid,
+};
 use serde_json::{Map, Value};
 pub use totals::Totals;
 
@@ -224,7 +226,7 @@ fn create(path: &Path) -> io::Result<File> {
 
 /// Writes totals, to be put in their place.
 fn write_totals(dir: &Path, first: u64, counts: &Growth) -> io::Result<PathBuf> {
-    let new = dir.join(format!("{TOTALS}.{}", process::id()));
+    let new = dir.join(format!("{TOTALS}.{}", gettid().as_raw_nonzero()));
     // Of one that was killed, and had the same number.
     _ = fs::remove_file(&new);
     let text = format!("{first}\n{}\n", Value::from(counts.clone()));

@@ -303,7 +303,8 @@ impl Parser {
             Kind::Ports => {
                 let (first, last) = word.split_once('-').unwrap_or((&word, &word));
                 match (first.parse::<u16>(), last.parse::<u16>()) {
-                    (Ok(first), Ok(last)) if first <= last => Ok(Value::Ports(first, last)),
+                    (Ok(first), Ok(last)) if first == last => Ok(Value::Port(first)),
+                    (Ok(first), Ok(last)) if first < last => Ok(Value::Ports(first, last)),
                     _ => Err(self.unexpected(&word, kind.expected())),
                 }
             }
@@ -374,8 +375,19 @@ impl Value {
                 a == b || a.strip_suffix('*').is_some_and(|start| b.starts_with(start))
             }
             (Self::Mark(a), Self::Mark(b)) => a == b,
-            (Self::Ports(a, b), Self::Ports(c, d)) => a <= c && d <= b,
-            _ => false,
+            _ => match (self.ports(), other.ports()) {
+                (Some((a, b)), Some((c, d))) => a <= c && d <= b,
+                _ => false,
+            },
+        }
+    }
+
+    /// The first port and the last.
+    fn ports(&self) -> Option<(u16, u16)> {
+        match *self {
+            Self::Port(port) => Some((port, port)),
+            Self::Ports(first, last) => Some((first, last)),
+            _ => None,
         }
     }
 }

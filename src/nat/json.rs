@@ -322,7 +322,7 @@ fn value(value: &Value) -> Expression<'static> {
         }
         Value::Link(name) => Expression::String(name.clone().into()),
         Value::Mark(mark) => Expression::Number(*mark),
-        Value::Ports(first, last) if first == last => Expression::Number((*first).into()),
+        Value::Port(port) => Expression::Number((*port).into()),
         Value::Ports(first, last) => {
             let range = [*first, *last].map(|port| Expression::Number(port.into()));
             Expression::Range(Box::new(Range { range }))

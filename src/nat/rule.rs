@@ -65,7 +65,8 @@ pub(super) enum Value {
     /// A name; with `*` at its end, all that begin so.
     Link(String),
     Mark(u32),
-    /// From the first to the last.
+    Port(u16),
+    /// From the first to the last, compared with each.
     Ports(u16, u16),
 }
 
@@ -74,8 +75,8 @@ impl Value {
         match self {
             Self::Prefix(prefix) => !is_host(*prefix),
             Self::Link(name) => name.ends_with('*'),
-            Self::Mark(_) => false,
-            Self::Ports(first, last) => first != last,
+            Self::Mark(_) | Self::Port(_) => false,
+            Self::Ports(..) => true,
         }
     }
 }

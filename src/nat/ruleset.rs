@@ -242,7 +242,7 @@ fn rules(options: &Options) -> Vec<Rule> {
             [(Family::V4, &options.conditions_v4), (Family::V6, &options.conditions_v6)]
         {
             let mut statements = vec![Statement::IsOf(family)];
-            statements.extend(conditions.iter().map(Condition::statement));
+            statements.extend(apart(conditions));
             if (chain, family) == ("output", Family::V6) {
                 let field = Field::Address(family, End::Destination);
                 statements.push(Statement::is_not(field, address(Ipv6Addr::LOCALHOST)));
@@ -280,6 +280,32 @@ fn rules(options: &Options) -> Vec<Rule> {
         }
     }
     rules
+}
+
+/// The conditions so that nft leaves them as they are. Of a comparison with one source
+/// port and one with one destination port, wherever they stand, nft 1.0.6 makes one with
+/// both. That is wrong for `sport != 1 dport != 2`: a packet from port 1 to port 3 then
+/// meets it. What is compared with a range it does not touch.
+fn apart(conditions: &[Condition]) -> Vec<Statement> {
+    let port = |statement: &Statement, wanted| match statement {
+        Statement::Is { field: Field::Port(_, end), values, .. } if *end == wanted => {
+            match values[..] {
+                [Value::Port(port)] => Some(port),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let mut statements: Vec<_> = conditions.iter().map(Condition::statement).collect();
+    if statements.iter().any(|it| port(it, End::Source).is_some()) {
+        for statement in &mut statements {
+            let port = port(statement, End::Destination);
+            if let (Some(port), Statement::Is { values, .. }) = (port, statement) {
+                *values = vec![Value::Ports(port, port)];
+            }
+        }
+    }
+    statements
 }
 
 /// What must be masqueraded, if it is forwarded by this table; all for none.

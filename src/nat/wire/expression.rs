@@ -364,7 +364,7 @@ impl<'a> Expressions<'a> {
                 self.load(field, Register::FIRST);
                 self.compare(operator, name.trim_end_matches('*').as_bytes());
             }
-            Value::Ports(first, last) if first != last => {
+            Value::Ports(first, last) => {
                 self.load(field, Register::FIRST);
                 let [first, last] = [first, last].map(|port| port.to_be_bytes());
                 if negated {

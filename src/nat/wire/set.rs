@@ -249,6 +249,7 @@ pub(super) fn bounds(value: &Value) -> (Vec<u8>, Vec<u8>) {
             (padded(0), padded(if value.is_range() { 0xff } else { 0 }))
         }
         Value::Mark(mark) => (mark.to_ne_bytes().to_vec(), mark.to_ne_bytes().to_vec()),
+        Value::Port(port) => (port.to_be_bytes().to_vec(), port.to_be_bytes().to_vec()),
         Value::Ports(first, last) => (first.to_be_bytes().to_vec(), last.to_be_bytes().to_vec()),
     }
 }
