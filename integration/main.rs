@@ -24,6 +24,7 @@ mod example;
 mod flow;
 mod forwarding;
 mod held;
+mod http;
 mod install;
 mod instance;
 mod lease;

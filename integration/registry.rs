@@ -1,6 +1,7 @@
 //! `portclaimctl serve`: who has which port, over HTTP.
 
 mod counting;
+mod load;
 
 use std::{
     collections::HashMap,
@@ -385,12 +386,13 @@ fn hostile_clients() {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("api", what_programs_read),
         ("page", the_page_needs_no_scripts),
         ("events", changes_are_told),
         ("self", a_container_asks_for_itself),
         ("reading", nothing_is_locked_or_written),
+        ("load", load::many_ask_while_containers_come_and_go),
         ("hosts", only_known_names_are_answered),
         ("hostile", hostile_clients),
         ("counting", counting::calls_are_counted),

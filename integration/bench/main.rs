@@ -13,6 +13,8 @@
 
 mod calls;
 mod flow;
+#[path = "../http.rs"]
+mod http;
 mod machine;
 mod memory;
 // Parts of the suite, of which not all is needed here.
@@ -22,6 +24,7 @@ mod namespace;
 mod plan;
 mod plugin;
 mod portmap;
+mod registry;
 mod report;
 #[path = "../sandbox.rs"]
 mod sandbox;
@@ -29,7 +32,7 @@ mod site;
 mod soak;
 mod statistic;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use report::Report;
 
@@ -49,6 +52,11 @@ struct Extent {
     leased: &'static [usize],
     /// Containers that come and go.
     lives: u16,
+    /// Mappings with which the registry is measured.
+    held: u16,
+    /// How often it is asked, and for how long each time.
+    turns: u32,
+    turn: Duration,
 }
 
 const FULL: Extent = Extent {
@@ -59,6 +67,9 @@ const FULL: Extent = Extent {
     batches: 31,
     leased: &[0, 10_000, 20_000, 40_000, 49_900],
     lives: 2000,
+    held: 500,
+    turns: 10,
+    turn: Duration::from_secs(1),
 };
 
 /// Shows that the bench works, and no more than that.
@@ -70,17 +81,21 @@ const QUICK: Extent = Extent {
     batches: 5,
     leased: &[0, 1000],
     lives: 20,
+    held: 20,
+    turns: 1,
+    turn: Duration::from_millis(500),
 };
 
 fn main() {
-    let mut extent = &FULL;
+    let (mut extent, mut only) = (&FULL, None);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--quick" => extent = &QUICK,
             // Cargo's, for every bench.
             "--bench" => {}
+            "calls" | "flow" | "plan" | "soak" | "registry" => only = Some(argument),
             other => {
-                eprintln!("usage: scripts/bench [--quick]; not known: {other}");
+                eprintln!("usage: scripts/bench [--quick] [PART]; not known: {other}");
                 std::process::exit(2);
             }
         }
@@ -88,10 +103,22 @@ fn main() {
     sandbox::enter();
     let start = Instant::now();
     let mut report = Report::new(machine::describe());
-    calls::measure(extent, &mut report);
-    flow::measure(extent, &mut report);
-    plan::measure(extent, &mut report);
-    soak::measure(extent, &mut report);
+    let is_wanted = |part| only.as_deref().is_none_or(|only| only == part);
+    if is_wanted("calls") {
+        calls::measure(extent, &mut report);
+    }
+    if is_wanted("flow") {
+        flow::measure(extent, &mut report);
+    }
+    if is_wanted("plan") {
+        plan::measure(extent, &mut report);
+    }
+    if is_wanted("soak") {
+        soak::measure(extent, &mut report);
+    }
+    if is_wanted("registry") {
+        registry::measure(extent, &mut report);
+    }
     progress(&format!("{} s in all", start.elapsed().as_secs()));
     print!("{report}");
 }

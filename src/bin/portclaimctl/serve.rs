@@ -12,6 +12,7 @@
 
 mod address;
 mod api;
+mod cache;
 mod events;
 mod health;
 mod host;
@@ -46,6 +47,7 @@ use crate::{
     socket,
 };
 use address::Shown;
+use cache::Cache;
 use health::Marks;
 use host::Hosts;
 use instances::Instances;
@@ -89,6 +91,7 @@ struct App {
     shown: Arc<Shown>,
     desk: Arc<Desk>,
     calls: Arc<Calls>,
+    cache: Arc<Cache>,
 }
 
 impl App {
@@ -132,8 +135,9 @@ pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> 
         tokio::spawn(sources.follow(sender, describe));
 
         println!("http://{address}/");
-        let app = App { snapshots, shown, desk, calls };
+        let app = App { snapshots, shown, desk, calls, cache: Arc::default() };
         let router = api::router().merge(page::router()).merge(register::router());
+        let router = router.layer(middleware::from_fn_with_state(app.clone(), cache::answer));
         let hosts =
             Arc::new(Hosts::new(options.allowed_host.iter().chain(options.address.names())));
         let router = router.layer(middleware::from_fn_with_state(hosts, host::check));
