@@ -15,6 +15,8 @@ use super::{health::Health, instance::Instance, row::Row, snapshot::Snapshot};
 /// How many rows are given at once, unless told otherwise, and at most.
 const USUAL: usize = 100;
 pub const MOST: usize = 10_000;
+/// Of a number.
+const DIGITS: usize = 9;
 
 /// The parameters, as they are written. Empty ones count as absent: a form sends them.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -132,7 +134,10 @@ impl Parameters {
         };
         let number = |key, value: &str, usual| match value {
             "" => Ok(usual),
-            value => value.parse().map_err(|_| wrong(key, value, "a whole number is allowed")),
+            value if value.len() <= DIGITS && value.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Ok(value.parse().expect("it is a number, and small"))
+            }
+            value => Err(wrong(key, value, "a whole number of at most nine digits is allowed")),
         };
         Ok(Query {
             filter: Filter {
