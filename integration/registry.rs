@@ -363,6 +363,16 @@ fn hostile_clients() {
     let silent: Vec<_> = (0..200).map(|_| connect()).collect();
     let mut slow = connect();
     slow.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    // Far more than any buffer holds is asked for, and nothing of it is read.
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(400);
+    let unread: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = connect();
+            stream.set_nonblocking(true).unwrap();
+            _ = stream.write(page.as_bytes());
+            stream
+        })
+        .collect();
     assert_eq!(server.get(&node, "/healthz").status, 200, "others are served");
     for text in [
         format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(40_000)).into_bytes(),
@@ -381,7 +391,7 @@ fn hostile_clients() {
     let mut rest = Vec::new();
     _ = slow.read_to_end(&mut rest);
     assert!(!String::from_utf8_lossy(&rest).contains("200 OK"));
-    drop(silent);
+    drop((silent, unread));
     assert_eq!(server.get(&node, "/healthz").status, 200);
 }
 
