@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use crate::{
     chain::{Container, Network},
     held::{leases, ports_of},
-    namespace::Namespace,
+    namespace::{Namespace, start},
     node::{Family, Node},
     traffic::{Echo, Flow, PATIENCE, SILENCE, ask},
 };
@@ -589,7 +589,7 @@ impl Agent {
         let mut command = ctl(node, "agent --listen");
         command.arg(&name).arg("--modules").arg(modules_file(node));
         command.stdin(Stdio::null()).stderr(Stdio::null());
-        let process = node.host.enter(|| command.spawn().unwrap());
+        let process = node.host.enter(|| start(&mut command));
         let deadline = Instant::now() + Duration::from_secs(20);
         while UnixStream::connect(&name).is_err() {
             assert!(Instant::now() < deadline, "the agent does not listen");
@@ -694,7 +694,7 @@ fn an_agent_that_systemd_starts() {
     let mut agent = ctl(&node, "agent --modules");
     agent.arg(modules_file(&node)).stderr(Stdio::null());
     agent.stdin(Stdio::from(OwnedFd::from(listener))).stdout(Stdio::null());
-    let mut agent = node.host.enter(move || agent.spawn().unwrap());
+    let mut agent = node.host.enter(move || start(&mut agent));
     for port in 20001..20003 {
         let arguments = "allocate --tcp 1 --keep-existing --socket /run/activated.sock";
         let called = shown(&run(&node, &mut as_user(DAEMON, arguments), ""));

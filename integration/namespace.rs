@@ -7,8 +7,11 @@ use std::{
     os::fd::AsFd as _,
     panic,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -133,6 +136,22 @@ fn wait_for(address: Ipv6Addr) {
         assert!(Instant::now() < deadline, "{address}: {error}");
         thread::yield_now();
     }
+}
+
+/// Held for writing while this process has the lock of a store: children inherit that.
+static STARTS: RwLock<()> = RwLock::new(());
+
+/// Starts a program that may run on for long, where the calling thread is.
+pub fn start(command: &mut Command) -> Child {
+    let _nobody_locks = STARTS.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// Locks a store in this process, and gives it back before the next `start`: what runs on
+/// would keep it.
+pub fn locking<T>(f: impl FnOnce() -> T) -> T {
+    let _nobody_starts = STARTS.write().unwrap_or_else(PoisonError::into_inner);
+    f()
 }
 
 /// Runs a program where the calling thread is, with `stdin` as its input.

@@ -23,6 +23,7 @@ use serde_json::json;
 use crate::{
     chain::Container,
     held::leases,
+    namespace::start,
     node::Node,
     recovery::{add, fixed, forwarded_ports, network},
     traffic::PATIENCE,
@@ -47,7 +48,7 @@ struct Sandbox(Child);
 
 impl Sandbox {
     fn start() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
+        let child = start(Command::new("unshare").args(["--net", "sleep", "600"]));
         let sandbox = Self(child);
         let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
         let deadline = Instant::now() + PATIENCE;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chain::Container,
-    namespace::Namespace,
+    namespace::{Namespace, start},
     node::{Family, Node},
     recovery::{add, fixed, network},
     see::fixture::Site,
@@ -81,7 +81,7 @@ impl Server {
 
     pub fn spawn(node: &Node, command: &mut Command) -> Self {
         command.stdout(Stdio::piped());
-        let mut process = node.host.enter(|| command.spawn().unwrap());
+        let mut process = node.host.enter(|| start(command));
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let port = line.trim().trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap();

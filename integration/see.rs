@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     chain::{Container, annotated},
-    namespace::Namespace,
+    namespace::{Namespace, start},
     node::Node,
 };
 
@@ -133,14 +133,14 @@ struct Listener(Child);
 impl Listener {
     fn start(host: &Namespace, listener: &str) -> Self {
         let (protocol, at) = listener.split_once(' ').unwrap();
-        let start = || {
+        let begin = || {
             let socket: OwnedFd = match protocol {
                 "tcp" => TcpListener::bind(at).unwrap().into(),
                 _ => UdpSocket::bind(at).unwrap().into(),
             };
-            Command::new("sleep").arg("infinity").stdin(socket).spawn().unwrap()
+            start(Command::new("sleep").arg("infinity").stdin(socket))
         };
-        Self(host.enter(start))
+        Self(host.enter(begin))
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::namespace::{Namespace, output};
+use crate::namespace::{Namespace, output, start};
 
 /// Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ impl<'n> Browser<'n> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut process = namespace.enter(|| command.spawn().unwrap());
+        let mut process = namespace.enter(|| start(&mut command));
         let mut output = BufReader::new(process.stdout.take().unwrap());
         let mut line = String::new();
         let port = loop {

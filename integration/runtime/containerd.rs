@@ -14,7 +14,11 @@ use super::{
     record::Plugins,
     wait_until,
 };
-use crate::{chain::Network, namespace::output, node::Node};
+use crate::{
+    chain::Network,
+    namespace::{output, start},
+    node::Node,
+};
 
 /// containerd, until it is dropped, with all of its pods.
 pub struct Containerd {
@@ -103,7 +107,7 @@ runtime_type = "io.containerd.runc.v2"
         let mut command = Command::new("containerd");
         command.arg("--config").arg(self.file("config.toml")).env_clear().env("PATH", &self.path);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        self.process = Some(self.node.host.enter(|| command.spawn().expect("it is installed")));
+        self.process = Some(self.node.host.enter(|| start(&mut command)));
         wait_until("containerd is ready", || {
             let status = self.client().call::<StatusResponse>("Status", &Empty {});
             let conditions = status.ok().and_then(|it| it.status).map(|it| it.conditions);

@@ -43,7 +43,7 @@ impl Site {
     /// A node on which there is one of everything.
     pub fn with_everything() -> Self {
         let site = Self::new();
-        everything(&store(&site.node));
+        namespace::locking(|| everything(&store(&site.node)));
         site
     }
 
@@ -276,32 +276,36 @@ pub fn everything_long(store: &Store) {
     held.container =
         ContainerAddresses { v4: None, v6: "fd00:1111:2222:3333:4444:5555:6666:7777".parse().ok() };
     let reserved = claim(&namespace, (&claimed, &name), host, 1, &long("g", 63));
-    let mut lock = store.lock(Duration::from_secs(10)).unwrap();
-    let mut draft = lock.begin().unwrap();
-    draft.reserve(&Claim { holder: Some(held.attachment.clone()), ..reserved }).unwrap();
-    draft.insert(&held).unwrap();
-    draft.commit().unwrap();
+    namespace::locking(|| {
+        let mut lock = store.lock(Duration::from_secs(10)).unwrap();
+        let mut draft = lock.begin().unwrap();
+        draft.reserve(&Claim { holder: Some(held.attachment.clone()), ..reserved }).unwrap();
+        draft.insert(&held).unwrap();
+        draft.commit().unwrap();
+    });
 }
 
 /// That many leases, ten each of a pod's.
 pub fn fill(node: &Node, leases: u16) {
     const EACH: u16 = 10;
-    let store = store(node);
-    let mut lock = store.lock(Duration::from_secs(10)).unwrap();
-    let mut draft = lock.begin().unwrap();
-    for pod in 0..leases / EACH {
-        let (name, container) = (format!("web-{pod}"), format!("{pod:064x}"));
-        let namespace = format!("team-{}", pod % 20);
-        let ports = (0..EACH).map(|at| 10_000 + pod * EACH + at);
-        let leases = ports.map(|port| drawn(&format!("{port}/tcp"), "http", "default", None));
-        let [high, low] = pod.to_be_bytes();
-        let mut held =
-            forwarding(("podnet", &container), Some((&namespace, &name)), 2, leases.collect());
-        held.container.v4 = Some([10, 88, high, low].into());
-        draft.insert(&held).unwrap();
-    }
-    draft.commit().unwrap();
-    // So much in one commit leaves a bloated file, which the next one rebuilds: a
-    // store grows by one container at a time.
-    lock.begin().unwrap().commit().unwrap();
+    namespace::locking(|| {
+        let store = store(node);
+        let mut lock = store.lock(Duration::from_secs(10)).unwrap();
+        let mut draft = lock.begin().unwrap();
+        for pod in 0..leases / EACH {
+            let (name, container) = (format!("web-{pod}"), format!("{pod:064x}"));
+            let namespace = format!("team-{}", pod % 20);
+            let ports = (0..EACH).map(|at| 10_000 + pod * EACH + at);
+            let leases = ports.map(|port| drawn(&format!("{port}/tcp"), "http", "default", None));
+            let [high, low] = pod.to_be_bytes();
+            let mut held =
+                forwarding(("podnet", &container), Some((&namespace, &name)), 2, leases.collect());
+            held.container.v4 = Some([10, 88, high, low].into());
+            draft.insert(&held).unwrap();
+        }
+        draft.commit().unwrap();
+        // So much in one commit leaves a bloated file, which the next one rebuilds: a
+        // store grows by one container at a time.
+        lock.begin().unwrap().commit().unwrap();
+    });
 }

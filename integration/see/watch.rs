@@ -14,14 +14,17 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::fixture::{CTL, Site, network};
-use crate::chain::{Container, Network};
+use crate::{
+    chain::{Container, Network},
+    namespace::start,
+};
 
 /// Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn spawn(site: &Site, command: &mut Command) -> (Child, ChildStdout) {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = site.node.host.enter(|| command.spawn().unwrap());
+    let mut child = site.node.host.enter(|| start(command));
     let stdout = child.stdout.take().unwrap();
     (child, stdout)
 }
@@ -111,7 +114,7 @@ pub fn a_terminal_is_redrawn() {
     // Without its own standard input at an end.
     let (mut child, mut stdout) = {
         let command = script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = site.node.host.enter(|| command.spawn().unwrap());
+        let mut child = site.node.host.enter(|| start(command));
         let stdout = child.stdout.take().unwrap();
         (child, stdout)
     };
