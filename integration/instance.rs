@@ -41,7 +41,7 @@ pub const QUICK: [&str; 6] =
 pub struct Site {
     pub node: Node,
     socket: PathBuf,
-    options: Vec<String>,
+    pub options: Vec<String>,
 }
 
 impl Site {
