@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Wanted of portclaim at this many mappings.
-const TARGET: (u16, Target) = (10_000, Target(1.2));
+const TARGET: (u16, Target) = (10_000, Target(1.1));
 
 /// Flows of a batch, each from a port of its own.
 const BATCH: u16 = 100;

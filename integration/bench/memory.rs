@@ -9,8 +9,8 @@ use crate::{
     site::{Container, Site},
 };
 
-const MEMORY_TARGET: Target = Target(16.0);
-const SIZE_TARGET: Target = Target(4.0);
+const MEMORY_TARGET: Target = Target(10.0);
+const SIZE_TARGET: Target = Target(3.0);
 const MEGABYTE: f64 = 1e6;
 
 /// Runs of each verb of which the largest counts.

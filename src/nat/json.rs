@@ -218,9 +218,10 @@ fn statement(statement: &Statement) -> stmt::Statement<'static> {
             matches(left, Operator::EQ, text("local"))
         }
         Statement::HasMark(bits) => {
-            let bits = Expression::Number(*bits);
-            let masked = BinaryOperation::AND(meta(MetaKey::Mark), bits.clone());
-            matches(Expression::BinaryOperation(Box::new(masked)), Operator::EQ, bits)
+            // Made twice: to clone one takes 8 KB of code for all kinds that there are.
+            let bits = || Expression::Number(*bits);
+            let masked = BinaryOperation::AND(meta(MetaKey::Mark), bits());
+            matches(Expression::BinaryOperation(Box::new(masked)), Operator::EQ, bits())
         }
         Statement::SetMark(bits) => {
             let mark = || meta(MetaKey::Mark);
