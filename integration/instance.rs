@@ -1,7 +1,7 @@
 //! `portclaimctl serve`: who registers itself, and who works.
 
 use std::{
-    io::{PipeReader, PipeWriter, Read as _, Write as _, pipe},
+    io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _, pipe},
     net::{Ipv4Addr, Ipv6Addr, TcpListener},
     os::{fd::AsFd as _, unix::net::UnixStream},
     path::PathBuf,
@@ -214,14 +214,63 @@ fn who_may_register() {
         409,
         "roots was registered by user 0, and not by user 40001",
     );
+    // Whose it is stays so, although root may change it.
+    assert_eq!(site.as_root(&web("192.0.2.9:80")).status, 200);
+    assert_eq!(site.as_user(USER, &web("192.0.2.1:80")).status, 200);
     let deregister = request("DELETE", "/v1/instances/roots", &[], "");
     assert_eq!(site.as_user(USER, &deregister).status, 409);
     assert_eq!(site.names(&server, "/v1/instances?sort=name"), ["roots", "web"]);
+
+    // Nobody else writes there, and a user that is none is told at once.
+    let refused_start = |more: &[&str], message: &str| {
+        let arguments = ["serve", "--listen", "127.0.0.1:0"];
+        let mut command = crate::tool::command(&site.node, &network(), &arguments);
+        let failed = crate::tool::run(&site.node, command.args(more));
+        failed.with_status(1);
+        assert!(failed.stderr.contains(message), "{}", failed.stderr);
+    };
+    let options: Vec<&str> = site.options[..4].iter().map(String::as_str).collect();
+    refused_start(&options, "another process keeps its instances in ");
+    refused_start(&["--register-user", "nobody-at-all"], "there is no user \"nobody-at-all\"");
 
     // A server that is told of neither only reads.
     let reader = Server::start(&site.node, "127.0.0.1", &["--state-dir", site.options[1].as_str()]);
     let asked = request("POST", "/register", &[FORM, &bearer(TOKEN)], "name=a&address=h:1");
     refused(reader.send(&site.node, &asked), 403, "over the Unix socket (--socket)");
+}
+
+/// Somebody who connects again and again, and reads nothing of what is sent, keeps
+/// nobody from registering.
+fn a_crowd_at_the_socket() {
+    const CROWD: &str = "
+import socket, sys
+asked = b'GET /v1/openapi.json HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n' * 100
+crowd = []
+for _ in range(1100):
+    one = socket.socket(socket.AF_UNIX)
+    one.settimeout(0.2)
+    try:
+        one.connect(sys.argv[1])
+        one.send(asked)
+    except OSError:
+        pass
+    crowd.append(one)
+print('there', flush=True)
+sys.stdin.read()
+";
+    let site = Site::new(&["--instance-health", "none"]);
+    let server = site.start();
+    let mut crowd = Command::new("setpriv");
+    crowd.args(["--reuid=40002", "--clear-groups", "prlimit", "--nofile=4096", "python3", "-c"]);
+    crowd.arg(CROWD).arg(&site.socket).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut crowd = crowd.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(crowd.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "there\n");
+    assert_eq!(site.as_root(&form("web", "192.0.2.1:80", "")).status, 201);
+    assert_eq!(site.names(&server, "/v1/instances"), ["web"]);
+    drop(crowd.stdin.take());
+    crowd.wait().unwrap();
 }
 
 /// What was acknowledged is there again, whenever the server was killed.
@@ -431,9 +480,10 @@ fn watching() {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("registering", registering),
         ("users", who_may_register),
+        ("crowd", a_crowd_at_the_socket),
         ("killed", killed),
         ("time_to_live", time_to_live),
         ("health", health_of_containers),

@@ -6,6 +6,7 @@
 //!                         {"calls/ADD/10000":41,"time/ADD":371220,…}
 //! <runDir>/calls/log.7    {"calls/ADD/10000":1,"time/ADD":9120,…}      a line for each call
 //! <runDir>/calls/log.8    what comes when log.7 is full
+//! <runDir>/calls/lock     root's own, held by whoever adds up
 //! ```
 //!
 //! A call appends its line with one write, when its reply is out, and waits for nobody.
@@ -51,6 +52,8 @@ use crate::{
 /// The folder.
 const CALLS: &str = "calls";
 const TOTALS: &str = "totals";
+/// Held by whoever adds up.
+const LOCK: &str = "lock";
 /// Where a log is full, in bytes.
 const FULL: u64 = 64 * 1024;
 /// The largest totals that are read, in bytes.
@@ -240,7 +243,8 @@ fn write_totals(dir: &Path, first: u64, counts: &Growth) -> io::Result<PathBuf> 
 
 /// Adds the first log to the totals if it is full, unless somebody else is at it.
 fn fold(dir: &Path) -> io::Result<()> {
-    let guard = File::open(dir)?;
+    // The folder itself everybody may open, and lock.
+    let guard = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(LOCK))?;
     if flock(&guard, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(());
     }

@@ -28,7 +28,9 @@ fn main() -> ExitCode {
     let run = panic::AssertUnwindSafe(|| command::run(&call, &mut open));
     let reply = panic::catch_unwind(run).unwrap_or_else(|_| command::panicked());
     let is_done = write(&reply).is_ok() && reply.success;
-    reply.count(start.elapsed());
+    // Whatever comes of it: the call is over.
+    let count = panic::AssertUnwindSafe(|| reply.count(start.elapsed()));
+    _ = panic::catch_unwind(count);
     // The end of the process closes it, when all else of it is gone.
     mem::forget(open);
     if is_done { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -96,7 +96,7 @@ fn each_call_counts_once_however_many_come_at_once() {
     });
     assert_eq!(calls(dir.path(), Verb::Add), WRITERS * EACH);
     let files = files(dir.path());
-    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!(files.len(), 4, "the totals, two logs and the lock: {files:?}");
     assert!(!files.contains(&"log.0".to_owned()), "{files:?}");
     let size: u64 = files
         .iter()

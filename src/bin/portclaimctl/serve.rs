@@ -21,6 +21,8 @@ mod instances;
 mod listen;
 mod metrics;
 mod page;
+mod patience;
+mod places;
 mod probe;
 mod query;
 mod refusal;
@@ -29,7 +31,10 @@ mod row;
 mod snapshot;
 mod stored;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr, num::NonZero, path::PathBuf, process::ExitCode, sync::Arc,
+    thread::available_parallelism, time::Duration,
+};
 
 use anyhow::Context;
 use axum::middleware;
@@ -81,6 +86,10 @@ pub struct Options {
     work_dir: Option<PathBuf>,
 }
 
+/// How many threads serve, at most: the work is small.
+const WORKERS: usize = 4;
+/// How many more look up names, the only thing that such threads do.
+const LOOKUPS: usize = 8;
 /// How often it is looked whose time to live is over.
 const EXPIRY: Duration = Duration::from_secs(1);
 
@@ -104,11 +113,16 @@ impl App {
 pub fn run(options: &Options, site: &site::Options) -> anyhow::Result<ExitCode> {
     raise_open_files();
     let shown = Arc::new(Shown::new(&options.address));
-    let instances = Arc::new(Instances::read(&options.register.state_dir)?);
+    let instances = Arc::new(options.register.instances()?);
     let desk = Arc::new(Desk::new(&options.register, instances.clone())?);
     let calls = Arc::new(Calls::below(&Site::find(site)?.run_dir));
     let stored = stored::follow(site.clone(), options.work_dir.clone())?;
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build();
+    let threads = available_parallelism().map_or(1, NonZero::get).min(WORKERS);
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(LOOKUPS)
+        .enable_all()
+        .build();
     let runtime = runtime.context("cannot start threads")?;
     runtime.block_on(async {
         let tcp = TcpListener::bind(options.listen).await;

@@ -51,11 +51,20 @@ pub fn user_of(socket: &impl AsFd) -> io::Result<u32> {
 
 /// The name of a user.
 pub fn name_of(uid: u32) -> Option<String> {
+    find(|_, number| number == uid).map(|(name, _)| name)
+}
+
+/// The number of a user.
+pub fn uid_of(name: &str) -> Option<u32> {
+    find(|other, _| other == name).map(|(_, number)| number)
+}
+
+fn find(is_meant: impl Fn(&str, u32) -> bool) -> Option<(String, u32)> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');
-        let (name, number) = (fields.next()?, fields.nth(1)?);
-        (number.parse() == Ok(uid)).then(|| name.to_owned())
+        let (name, number) = (fields.next()?, fields.nth(1)?.parse().ok()?);
+        is_meant(name, number).then(|| (name.to_owned(), number))
     })
 }
 
@@ -67,5 +76,6 @@ mod tests {
     fn names_of_users_are_those_of_the_host() {
         assert_eq!(name_of(0).as_deref(), Some("root"));
         assert_eq!(name_of(u32::MAX - 1), None);
+        assert_eq!((uid_of("root"), uid_of("0")), (Some(0), None));
     }
 }

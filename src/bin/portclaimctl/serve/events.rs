@@ -1,15 +1,9 @@
 //! `/v1/events`: what changes, as it changes (server-sent events).
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::State,
     http::StatusCode,
     response::{
@@ -26,6 +20,8 @@ use super::{
     App,
     address::Shown,
     instance::Instance,
+    listen::Peer,
+    places::{Place, Places},
     refusal::Refusal,
     row::{self, InstanceDocument, PortDocument},
     snapshot::Snapshot,
@@ -34,31 +30,18 @@ use crate::view::lease::{Filter, Held, changes, rows};
 
 /// How many streams there may be at once.
 const STREAMS: usize = 256;
+/// How many of them one client may have.
+const STREAMS_OF_ONE: usize = 64;
+/// The largest change that is told in full, in bytes.
+const LARGEST: usize = 64 * 1024;
 /// How often a stream that has nothing to say shows that it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// How many there are.
-static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Who has them.
+static OPEN: Places = Places::new(STREAMS, STREAMS_OF_ONE);
 
-/// The place of one of them.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Self> {
-        let taken = OPEN.fetch_add(1, Ordering::Relaxed);
-        let place = Self;
-        (taken < STREAMS).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-pub async fn stream(State(app): State<App>) -> Response {
-    match Place::take() {
+pub async fn stream(State(app): State<App>, Extension(peer): Extension<Peer>) -> Response {
+    match OPEN.take(peer.who()) {
         Some(place) => {
             let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
             Sse::new(changes_from_now(app.snapshots, place)).keep_alive(keep_alive).into_response()
@@ -78,7 +61,7 @@ fn changes_from_now(
         let _place = &place;
         let event = match seen {
             None => Some(Event::default().event("ready").data("{}")),
-            Some(seen) if seen + 1 < snapshot.number => {
+            Some(seen) if seen + 1 < snapshot.number || is_large(&snapshot) => {
                 Some(Event::default().event("reset").data("{}"))
             }
             Some(_) => {
@@ -88,6 +71,11 @@ fn changes_from_now(
         seen = Some(snapshot.number);
         event.map(Ok)
     })
+}
+
+/// Whether each stream would have to have more of it than is worth it.
+fn is_large(snapshot: &Snapshot) -> bool {
+    snapshot.change.as_ref().is_some_and(|change| change.len() > LARGEST)
 }
 
 /// What is different between two lists.

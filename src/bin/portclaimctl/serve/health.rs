@@ -33,7 +33,7 @@ use super::{
 use crate::view::holding::Holding;
 
 /// How many attempts are under way at once.
-const ATTEMPTS: usize = 2048;
+const ATTEMPTS: usize = 512;
 
 #[derive(Args, Clone)]
 #[group(skip)]
@@ -138,9 +138,10 @@ impl Marks {
         self.of(&Subject::Instance(name.clone())).map(|mark| &mark.health)
     }
 
-    /// When an instance was found healthy last.
+    /// When an instance was known to be healthy last: now, until a check finds otherwise.
     pub fn proven(&self, name: &InstanceName) -> Option<Instant> {
-        self.of(&Subject::Instance(name.clone()))?.proven
+        let mark = self.of(&Subject::Instance(name.clone()))?;
+        if mark.health == Health::Healthy { Some(Instant::now()) } else { mark.proven }
     }
 
     /// How many of a kind are known to be so; see [`Health::name`].
@@ -273,11 +274,14 @@ struct Check {
 impl Check {
     async fn go_on(self) {
         loop {
-            let health = match self.round().await {
-                Ok(()) => Health::Healthy,
-                Err(Failure(reason)) => Health::Unhealthy(reason),
-            };
-            self.mark(health);
+            match self.round().await {
+                Ok(()) => self.mark(Health::Healthy),
+                Err(Failure::Theirs(reason)) => self.mark(Health::Unhealthy(reason)),
+                // It says nothing of them: what was known before stays.
+                Err(Failure::Ours(reason)) => {
+                    log::warn!("{} is not checked: {reason}", self.target.address);
+                }
+            }
             // Those that began together do not stay together.
             let pause = self.options.interval;
             time::sleep(pause.mul_f64(0.9 + 0.2 * fastrand::f64())).await;

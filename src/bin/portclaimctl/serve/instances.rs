@@ -3,6 +3,7 @@
 //! ```text
 //! <stateDir>/instances.json    {"schema": 1, "instances": [ …an Instance ]}
 //! <stateDir>/instances.new     what is written before it takes its place
+//! <stateDir>/lock              held by the only process that writes
 //! ```
 //!
 //! What has changed is on the disk before whoever changed it is answered, and a file
@@ -12,18 +13,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Instant,
 };
 
 use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, oneshot, watch},
     task,
 };
 
@@ -31,10 +34,12 @@ use super::instance::{Instance, InstanceName, Registrant};
 
 const FILE: &str = "instances.json";
 const NEW: &str = "instances.new";
+const LOCK: &str = "lock";
 const SCHEMA: u32 = 1;
-/// How many there may be, in all and of one user.
+/// How many there may be, in all and of one user, and how many bytes the file may have.
 const MOST: usize = 10_000;
 const MOST_OF_ONE_USER: usize = 1_000;
+const LARGEST: usize = 4 * 1024 * 1024;
 
 /// All of them, by name.
 pub type List = Arc<Vec<Instance>>;
@@ -44,6 +49,15 @@ pub struct Instances {
     folder: PathBuf,
     state: Mutex<State>,
     list: watch::Sender<List>,
+    /// Where there is one that may write.
+    writer: Option<Writer>,
+}
+
+/// A thread of its own: it shall not wait for anything but the disk.
+struct Writer {
+    texts: mpsc::Sender<(Vec<u8>, oneshot::Sender<io::Result<()>>)>,
+    /// For as long as it is there.
+    _lock: File,
 }
 
 #[derive(Default)]
@@ -69,11 +83,42 @@ pub enum RegisterError {
     TooMany(usize),
     #[error("{0} has registered {1} instances already")]
     TooManyOfOne(Registrant, usize),
+    #[error("what instances say takes more than {LARGEST} bytes together")]
+    TooLarge,
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
 
 impl Instances {
+    /// Those that the file has, to be changed by this process alone.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        let make = || {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            OpenOptions::new().append(true).create(true).mode(0o600).open(folder.join(LOCK))
+        };
+        let lock = make().with_context(|| format!("cannot write in {}", folder.display()))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!("another process keeps its instances in {}", folder.display());
+        }
+        let (texts, written) = mpsc::channel::<(Vec<u8>, oneshot::Sender<io::Result<()>>)>();
+        let path = folder.to_owned();
+        let write = move || {
+            for (text, done) in written {
+                // Whoever asked may have gone.
+                _ = done.send(write(&path, &text));
+            }
+        };
+        let thread = thread::Builder::new().name("instances".to_owned());
+        thread.spawn(write).context("cannot start a thread")?;
+        Ok(Self { writer: Some(Writer { texts, _lock: lock }), ..Self::read(folder)? })
+    }
+
+    /// None, and none to come.
+    pub fn none(folder: &Path) -> Self {
+        let (folder, state) = (folder.to_owned(), Mutex::default());
+        Self { folder, state, list: watch::Sender::default(), writer: None }
+    }
+
     /// Those that the file has; none where there is no such file.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
@@ -87,7 +132,8 @@ impl Instances {
         let list = watch::Sender::new(Arc::new(all.clone()));
         let seen = all.iter().map(|it| (it.name.clone(), Instant::now())).collect();
         let all = all.into_iter().map(|it| (it.name.clone(), it)).collect();
-        Ok(Self { folder: folder.to_owned(), state: Mutex::new(State { all, seen }), list })
+        let state = Mutex::new(State { all, seen });
+        Ok(Self { folder: folder.to_owned(), state, list, writer: None })
     }
 
     /// All of them, now and with every change.
@@ -107,10 +153,16 @@ impl Instances {
 
     async fn register_now(&self, instance: Instance) -> Result<(Instance, bool), RegisterError> {
         let mut state = self.state.lock().await;
-        let (name, by) = (&instance.name, instance.registrant);
+        let mut instance = instance;
+        let by = instance.registrant;
+        // Whose it is does not change because somebody else may change it.
+        if let Some(before) = state.all.get(&instance.name) {
+            refuse_foreign(before, by)?;
+            instance.registrant = before.registrant;
+        }
+        let name = &instance.name;
         let before = state.all.get(name);
         if let Some(before) = before {
-            refuse_foreign(before, by)?;
             if before.says_what(&instance) {
                 let before = before.clone();
                 state.seen.insert(before.name.clone(), Instant::now());
@@ -161,7 +213,7 @@ impl Instances {
             let seen = state.seen.get(&instance.name).copied().max(proven(&instance.name));
             seen.is_some_and(|seen| seen.elapsed() < instance.ttl.duration())
         };
-        if state.all.values().all(is_alive) {
+        if self.writer.is_none() || state.all.values().all(is_alive) {
             return Ok(());
         }
         let alive = state.all.iter().filter(|(_, it)| is_alive(it));
@@ -181,8 +233,18 @@ impl Instances {
         let list: Vec<Instance> = all.values().cloned().collect();
         let document = Document { schema: SCHEMA, instances: list.clone() };
         let text = serde_json::to_vec(&document).expect("instances can be written as JSON");
-        let folder = self.folder.clone();
-        let written = finished(task::spawn_blocking(move || write(&folder, &text))).await;
+        if text.len() > LARGEST && all.len() >= state.all.len() {
+            return Err(RegisterError::TooLarge);
+        }
+        let written = match &self.writer {
+            Some(writer) => {
+                let (done, written) = oneshot::channel();
+                let is_sent = writer.texts.send((text, done)).is_ok();
+                let gone = || io::Error::other("the thread that writes has ended");
+                if is_sent { written.await.unwrap_or_else(|_| Err(gone())) } else { Err(gone()) }
+            }
+            None => Err(ErrorKind::ReadOnlyFilesystem.into()),
+        };
         written.map_err(|source| RegisterError::Write { path: self.folder.join(FILE), source })?;
         state.seen.retain(|name, _| all.contains_key(name));
         state.all = all;
@@ -244,7 +306,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("state");
         run(async {
-            let instances = Arc::new(Instances::read(&folder).unwrap());
+            let instances = Arc::new(Instances::open(&folder).unwrap());
             for (name, is_new) in [("b", true), ("a", true), ("b", false), ("c", true)] {
                 let registered = instances.clone().register(instance(name, "192.0.2.1:80")).await;
                 assert_eq!(registered.unwrap().1, is_new);
@@ -263,7 +325,7 @@ mod tests {
     fn what_says_the_same_is_the_same() {
         let folder = tempfile::tempdir().unwrap();
         run(async {
-            let instances = Arc::new(Instances::read(folder.path()).unwrap());
+            let instances = Arc::new(Instances::open(folder.path()).unwrap());
             let web = instance("web", "192.0.2.1:80");
             instances.clone().register(web.clone()).await.unwrap();
             let mut list = instances.follow();
@@ -282,7 +344,7 @@ mod tests {
         let of = |by| Instance { registrant: by, ..instance("web", "192.0.2.1:80") };
         let elsewhere = |by| Instance { registrant: by, ..instance("web", "192.0.2.2:80") };
         run(async {
-            let instances = Arc::new(Instances::read(folder.path()).unwrap());
+            let instances = Arc::new(Instances::open(folder.path()).unwrap());
             instances.clone().register(of(Registrant::User(1000))).await.unwrap();
             let name = || "web".parse::<InstanceName>().unwrap();
             let refused = instances.clone().register(elsewhere(Registrant::User(1001))).await;
@@ -299,7 +361,7 @@ mod tests {
     fn a_time_to_live_ends_unless_somebody_shows_up() {
         let folder = tempfile::tempdir().unwrap();
         run(async {
-            let instances = Arc::new(Instances::read(folder.path()).unwrap());
+            let instances = Arc::new(Instances::open(folder.path()).unwrap());
             for name in ["dead", "proven"] {
                 let short = Instance { ttl: 1.try_into().unwrap(), ..instance(name, "h:80") };
                 instances.clone().register(short).await.unwrap();
@@ -315,17 +377,17 @@ mod tests {
             instances.expire(proven).await.unwrap();
             assert_eq!(names(&instances), ["proven"]);
         });
-        assert_eq!(names(&Instances::read(folder.path()).unwrap()), ["proven"]);
+        assert_eq!(names(&Instances::open(folder.path()).unwrap()), ["proven"]);
     }
 
     /// Nothing is shown that is not on the disk.
     #[test]
     fn what_cannot_be_written_is_not_known() {
         let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().join("file");
+        let folder = folder.path();
+        fs::create_dir(folder.join(NEW)).unwrap();
         run(async {
-            let instances = Arc::new(Instances::read(&folder).unwrap());
-            fs::write(&folder, "in the way").unwrap();
+            let instances = Arc::new(Instances::open(folder).unwrap());
             let refused = instances.clone().register(instance("web", "192.0.2.1:80")).await;
             assert!(refused.unwrap_err().to_string().starts_with("cannot write "));
             assert!(names(&instances).is_empty());

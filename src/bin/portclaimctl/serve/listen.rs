@@ -20,7 +20,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::{net::sockopt::set_tcp_user_timeout, process::geteuid};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -28,7 +28,11 @@ use tokio::{
     time,
 };
 
-use super::refusal::Refusal;
+use super::{
+    patience::{self, Patient, UNREAD},
+    places::{Place, Places, Who},
+    refusal::Refusal,
+};
 use crate::socket;
 
 /// How many connections there may be at once; further ones wait in the kernel's queue.
@@ -37,8 +41,9 @@ const CONNECTIONS: usize = 1024;
 const HEADERS: Duration = Duration::from_secs(5);
 /// The largest request line and headers, in bytes.
 const BUFFER: usize = 16 * 1024;
-/// How long a client may leave what it was sent unread.
-const UNREAD: Duration = Duration::from_secs(20);
+/// How many connections one user may have over the Unix socket; root and the server's own
+/// as many as there are.
+static OF_USERS: Places = Places::new(CONNECTIONS / 2, 64);
 /// How long an answer may take to begin.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -62,6 +67,28 @@ trait Listener {
 
     async fn next(&self) -> io::Result<(Self::Stream, Peer)>;
 }
+
+impl Peer {
+    pub fn who(self) -> Who {
+        match self {
+            Self::Address(address) => Who::Address(address.ip()),
+            Self::User(uid) => Who::User(uid),
+        }
+    }
+
+    /// Its place beside those of all others; none for who needs none.
+    fn place(self) -> Result<Option<Place>, Full> {
+        match self {
+            Self::User(uid) if uid != 0 && uid != geteuid().as_raw() => {
+                OF_USERS.take(self.who()).map(Some).ok_or(Full)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// There is no place.
+struct Full;
 
 impl Listener for TcpListener {
     type Stream = tokio::net::TcpStream;
@@ -87,7 +114,10 @@ impl Listener for UnixListener {
 
 /// Serves whoever connects, over either.
 pub async fn serve(tcp: TcpListener, unix: Option<UnixListener>, router: Router) {
-    let router = router.layer(middleware::from_fn(in_time)).layer(middleware::from_fn(guard));
+    let router = router
+        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn(patience::bound))
+        .layer(middleware::from_fn(guard));
     if let Some(unix) = unix {
         // Those of the host itself have places of their own.
         tokio::spawn(serve_all(unix, router.clone()));
@@ -108,10 +138,12 @@ async fn serve_all(listener: impl Listener, router: Router) {
                 continue;
             }
         };
+        // Who has too many is sent away: to wait would be at the cost of others.
+        let Ok(own) = peer.place() else { continue };
         let router = router.clone();
         tokio::spawn(async move {
             serve_one(stream, peer, router).await;
-            drop(place);
+            drop((place, own));
         });
     }
 }
@@ -129,7 +161,7 @@ async fn serve_one(
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(BUFFER);
     // How a connection ends is nobody's business but the client's.
-    _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    _ = builder.serve_connection(TokioIo::new(Patient::new(stream)), service).await;
 }
 
 async fn in_time(request: Request, next: Next) -> Response {

@@ -1,6 +1,6 @@
 //! One attempt to find out whether what listens behind an address works.
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, time::Duration};
 
 use axum::{
     body::Body,
@@ -9,40 +9,78 @@ use axum::{
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use portclaim::lease::Probe;
-use tokio::{net::TcpStream, time};
+use rustix::io::Errno;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    sync::Semaphore,
+    time,
+};
 
 use super::instance::Address;
 
 const USER_AGENT: &str = concat!("portclaim/", env!("CARGO_PKG_VERSION"));
 
+/// The most that is read of an answer before its status and headers must be complete, in
+/// bytes.
+const BUFFER: usize = 16 * 1024;
+/// How many names are looked up at once; whoever is asked may never answer.
+static LOOKUPS: Semaphore = Semaphore::const_new(4);
+
 /// Why an attempt failed, in words that fit a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure(pub String);
+pub enum Failure {
+    /// It does not work.
+    Theirs(String),
+    /// It was not asked, for want of something here.
+    Ours(String),
+}
 
 /// Tries once. Nothing that is sent back is read but the status.
 pub async fn attempt(to: &Address, probe: &Probe, timeout: Duration) -> Result<(), Failure> {
+    let addresses = find(to, timeout).await?;
     let attempt = async {
-        let stream = connect(to).await.map_err(|error| describe(&error))?;
+        let stream = TcpStream::connect(&*addresses).await.map_err(|error| describe(&error))?;
         match probe {
             Probe::Tcp => Ok(()),
             Probe::Http(path) => ask(stream, to, path).await,
         }
     };
-    match time::timeout(timeout, attempt).await {
-        Ok(done) => done,
-        Err(_) => Err(Failure(format!("no answer within {}", humantime::format_duration(timeout)))),
-    }
+    let limit = humantime::format_duration(timeout);
+    let late = |_| Failure::Theirs(format!("no answer within {limit}"));
+    time::timeout(timeout, attempt).await.map_err(late)?
 }
 
-async fn connect(to: &Address) -> io::Result<TcpStream> {
-    match to {
-        Address::Ip(address) => TcpStream::connect(address).await,
-        Address::Name(name, port) => TcpStream::connect((name.as_str(), *port)).await,
+/// The addresses of a name. A lookup goes on after the time is over, and keeps its place
+/// for so long.
+async fn find(to: &Address, timeout: Duration) -> Result<Vec<SocketAddr>, Failure> {
+    let (name, port) = match to {
+        Address::Ip(address) => return Ok(vec![*address]),
+        Address::Name(name, port) => (name.clone(), *port),
+    };
+    let ours = |reason: &str| Failure::Ours(reason.to_owned());
+    let place = time::timeout(timeout, LOOKUPS.acquire()).await;
+    let place = place.map_err(|_| ours("too many names are being looked up"))?;
+    let place = place.expect("it is never closed");
+    let lookup = tokio::spawn(async move {
+        let _place = place;
+        lookup_host((name, port)).await.map(Iterator::collect::<Vec<_>>)
+    });
+    match time::timeout(timeout, lookup).await {
+        Ok(Ok(Ok(addresses))) => Ok(addresses),
+        Ok(Ok(Err(error))) => Err(Failure::Theirs(format!("no address: {error}"))),
+        Ok(Err(_)) => Err(ours("the lookup of its name has ended")),
+        Err(_) => Err(ours("the lookup of its name takes too long")),
     }
 }
 
 fn describe(error: &io::Error) -> Failure {
-    Failure(match error.kind() {
+    let errno = Errno::from_io_error(error);
+    if let Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL) =
+        errno
+    {
+        return Failure::Ours(error.to_string());
+    }
+    Failure::Theirs(match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::ConnectionReset => "connection reset".to_owned(),
         io::ErrorKind::HostUnreachable => "no route to the host".to_owned(),
@@ -57,9 +95,10 @@ async fn ask(stream: TcpStream, to: &Address, path: &str) -> Result<(), Failure>
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Body::empty())
-        .map_err(|error| Failure(error.to_string()))?;
-    let no_http = |_| Failure("no HTTP answer".to_owned());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(no_http)?;
+        .map_err(|error| Failure::Ours(error.to_string()))?;
+    let no_http = |_| Failure::Theirs("no HTTP answer".to_owned());
+    let handshake = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(no_http)?;
     let mut response = pin!(sender.send_request(request));
     let response = tokio::select! {
         response = &mut response => response,
@@ -69,7 +108,7 @@ async fn ask(stream: TcpStream, to: &Address, path: &str) -> Result<(), Failure>
     let response = response.map_err(no_http)?;
     match response.status().as_u16() {
         200..=399 => Ok(()),
-        status => Err(Failure(format!("HTTP {status}"))),
+        status => Err(Failure::Theirs(format!("HTTP {status}"))),
     }
 }
 
@@ -119,7 +158,10 @@ mod tests {
             ("SSH-2.0-OpenSSH_9.2\r\n", Some("no HTTP answer")),
             ("", Some("no HTTP answer")),
         ] {
-            assert_eq!(ask(answer), expected.map_or(Ok(()), |it| Err(Failure(it.to_owned()))));
+            assert_eq!(
+                ask(answer),
+                expected.map_or(Ok(()), |it| Err(Failure::Theirs(it.to_owned())))
+            );
         }
     }
 
@@ -132,9 +174,9 @@ mod tests {
         assert_eq!(run(&by_name, &Probe::Tcp, PATIENCE), Ok(()));
         // It accepts, and never answers.
         let silent = run(&address, &Probe::Http("/".to_owned()), Duration::from_millis(20));
-        assert_eq!(silent, Err(Failure("no answer within 20ms".to_owned())));
+        assert_eq!(silent, Err(Failure::Theirs("no answer within 20ms".to_owned())));
         drop(listener);
         let refused = run(&address, &Probe::Tcp, PATIENCE);
-        assert_eq!(refused, Err(Failure("connection refused".to_owned())));
+        assert_eq!(refused, Err(Failure::Theirs("connection refused".to_owned())));
     }
 }

@@ -7,7 +7,7 @@
 //! DELETE /v1/instances/web-0
 //! ```
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, io, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use axum::{
@@ -75,18 +75,45 @@ pub struct Options {
 /// Who may register, and what is taken for what they do not say.
 pub struct Desk {
     instances: Arc<Instances>,
-    users: Vec<String>,
+    /// Beside root.
+    users: Vec<u32>,
     token: Option<String>,
     ttl: Ttl,
     health: String,
 }
 
+impl Options {
+    /// The instances that are known. Where nobody may register, those of a folder that
+    /// cannot be read are left out.
+    pub fn instances(&self) -> anyhow::Result<Instances> {
+        if self.socket.is_some() || self.token_file.is_some() {
+            return Instances::open(&self.state_dir);
+        }
+        Instances::read(&self.state_dir).or_else(|error| {
+            match error.downcast_ref::<io::Error>().map(io::Error::kind) {
+                Some(io::ErrorKind::PermissionDenied) => {
+                    log::warn!("instances are not shown: {error:#}");
+                    Ok(Instances::none(&self.state_dir))
+                }
+                _ => Err(error),
+            }
+        })
+    }
+}
+
 impl Desk {
     pub fn new(options: &Options, instances: Arc<Instances>) -> anyhow::Result<Self> {
         instance::probe(&options.instance_health).context("--instance-health")?;
+        let user = |name: &String| {
+            let uid = socket::uid_of(name).or_else(|| name.parse().ok());
+            uid.with_context(|| format!("--register-user: there is no user {name:?}"))
+        };
+        let mut users: Vec<u32> =
+            options.register_user.iter().map(user).collect::<anyhow::Result<_>>()?;
+        users.push(geteuid().as_raw());
         Ok(Self {
             instances,
-            users: options.register_user.clone(),
+            users,
             token: options.token_file.as_ref().map(read_token).transpose()?,
             ttl: options.instance_ttl,
             health: options.instance_health.clone(),
@@ -97,13 +124,7 @@ impl Desk {
     fn admit(&self, peer: Peer, headers: &HeaderMap) -> Result<Registrant, Refusal> {
         match peer {
             Peer::User(uid) => {
-                let name = socket::name_of(uid);
-                let is_named = |user: &String| {
-                    Some(user) == name.as_ref()
-                        || user.parse().is_ok_and(|number: u32| number == uid)
-                };
-                let is_own = uid == 0 || uid == geteuid().as_raw();
-                if is_own || self.users.iter().any(is_named) {
+                if uid == 0 || self.users.contains(&uid) {
                     return Ok(Registrant::User(uid));
                 }
                 let message = format!("user {uid} may not register instances: --register-user");
@@ -334,7 +355,7 @@ where
 fn failed(error: RegisterError) -> Refusal {
     let status = match &error {
         RegisterError::Foreign { .. } => StatusCode::CONFLICT,
-        RegisterError::TooMany(_) | RegisterError::TooManyOfOne(..) => {
+        RegisterError::TooMany(_) | RegisterError::TooManyOfOne(..) | RegisterError::TooLarge => {
             StatusCode::TOO_MANY_REQUESTS
         }
         RegisterError::Write { source, .. } => {

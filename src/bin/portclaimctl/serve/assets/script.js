@@ -145,9 +145,8 @@ let timer = null;
 
 function told() {
   timer = null;
-  const count = ([what, rows]) => {
-    const [{ address, protocol }] = rows;
-    if (rows.length > 1) return `${rows.length} ${what}`;
+  const count = ([what, { count, first: { address, protocol } }]) => {
+    if (count > 1) return `${count} ${what}`;
     return `${address} ${protocol ? protocol + " " : ""}${what}`;
   };
   if (news.size) tell([...news].map(count).join(", "));
@@ -155,7 +154,8 @@ function told() {
 }
 
 function note(what, row) {
-  news.set(what, [...(news.get(what) ?? []), row]);
+  const told = news.get(what);
+  if (told) told.count += 1; else news.set(what, { count: 1, first: row });
 }
 
 let events = null;
