@@ -17,7 +17,7 @@ pub(crate) mod namespace;
 mod socket;
 
 pub use message::{Attribute, Attributes, Message, Request};
-pub use socket::{End, Refused, Socket};
+pub use socket::{End, Failed, Socket};
 
 use std::net::IpAddr;
 

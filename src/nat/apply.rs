@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     lease::{Backend, Forwarding},
-    netlink::{End, Socket},
+    netlink::{End, Failed, Socket},
 };
 
 /// How much of what nft printed an error quotes. It repeats the input of every
@@ -248,15 +248,18 @@ impl Nat {
         what: impl Fn() -> String,
         ask: impl FnOnce(&mut Socket) -> io::Result<T>,
     ) -> Result<T, NatError> {
-        let answer = self.socket().and_then(ask);
+        let answer = self.socket().and_then(|mut socket| {
+            let answer = ask(&mut socket)?;
+            self.socket = Some(socket);
+            Ok(answer)
+        });
         answer.map_err(|source| NatError::Netlink { what: what(), source })
     }
 
-    fn socket(&mut self) -> io::Result<&mut Socket> {
-        match &mut self.socket {
-            Some(socket) => Ok(socket),
-            none => Ok(none.insert(Socket::netfilter()?)),
-        }
+    /// To be put back after an answer; where something failed, the next request has
+    /// a socket of its own, for answers may be left in this one or lost.
+    fn socket(&mut self) -> io::Result<Socket> {
+        self.socket.take().map_or_else(Socket::netfilter, Ok)
     }
 
     pub(super) fn program(&mut self) -> Result<&Path, NatError> {
@@ -300,18 +303,23 @@ impl Nat {
     ) -> Result<(), NatError> {
         let (messages, steps_of) = wire::messages(steps);
         let socket = self.socket();
-        let socket = socket.map_err(|source| NatError::Netlink { what: what(), source })?;
-        socket.transact(wire::SUBSYSTEM, &messages, end).map_err(|refused| {
-            let step = refused.message.and_then(|message| steps.get(*steps_of.get(message)?));
-            match step {
-                Some(step) => NatError::Refused {
-                    what: what(),
-                    object: step.to_string(),
-                    source: refused.source,
-                },
-                None => NatError::Netlink { what: what(), source: refused.source },
+        let mut socket = socket.map_err(|source| NatError::Netlink { what: what(), source })?;
+        match socket.transact(wire::SUBSYSTEM, &messages, end) {
+            Ok(()) => {
+                self.socket = Some(socket);
+                Ok(())
             }
-        })
+            Err(Failed::Unanswered(source)) => Err(NatError::Unanswered { what: what(), source }),
+            Err(Failed::Refused { message, source }) => {
+                let step = message.and_then(|message| steps.get(*steps_of.get(message)?));
+                Err(match step {
+                    Some(step) => {
+                        NatError::Refused { what: what(), object: step.to_string(), source }
+                    }
+                    None => NatError::Netlink { what: what(), source },
+                })
+            }
+        }
     }
 
     fn run(

@@ -47,6 +47,14 @@ pub enum NatError {
         /// Why.
         source: io::Error,
     },
+    /// The kernel was asked to change something, and what came of it was not received.
+    #[error("asked the kernel to {what}: it is not known whether it has done it")]
+    Unanswered {
+        /// What was to be done.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The kernel refused.
     #[error("cannot {what}: the kernel refuses {object}")]
     Refused {

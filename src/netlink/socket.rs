@@ -41,13 +41,19 @@ const RECEIVE_LENGTH: usize = 64 * 1024;
 /// How often a dump is started over because the table changed meanwhile.
 const DUMP_ATTEMPTS: u32 = 16;
 
-/// A transaction was not carried out; nothing of it was.
+/// A transaction is not known to be carried out. The socket may hold more answers, or
+/// have lost some and be closed to those of what follows: it is not to be used again.
 #[derive(Debug)]
-pub struct Refused {
-    /// The message that the kernel refused; none where it was all of them.
-    pub message: Option<usize>,
-    /// Why.
-    pub source: io::Error,
+pub enum Failed {
+    /// Nothing of it was carried out.
+    Refused {
+        /// The message that the kernel refused; none where it was all of them.
+        message: Option<usize>,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel was given it, and what came of it was not received.
+    Unanswered(io::Error),
 }
 
 /// What becomes of a transaction that the kernel would carry out.
@@ -128,7 +134,7 @@ impl Socket {
         subsystem: u16,
         messages: &[Request],
         end: End,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Failed> {
         let Some(last) = messages.len().checked_sub(1) else { return Ok(()) };
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
@@ -146,19 +152,19 @@ impl Socket {
         if end == End::Commit {
             push(&limit(BATCH_END), 0);
         }
-        let failed = |source: io::Error| Refused { message: None, source };
         if datagram.len() > SEND_LENGTH {
             // Where that is not allowed, sending fails, and says so.
             _ = set_socket_send_buffer_size_force(&self.descriptor, datagram.len());
         }
         let sent = retry_on_intr(|| send(&self.descriptor, &datagram, SendFlags::empty()));
-        sent.map_err(|error| failed(error.into()))?;
+        sent.map_err(|error| Failed::Refused { message: None, source: error.into() })?;
         loop {
-            let received = self.receive().map_err(failed)?;
+            let received = self.receive().map_err(Failed::Unanswered)?;
             for message in Message::all(&self.buffer[..received]) {
                 let index = message.sequence.wrapping_sub(first) as usize;
                 if message.kind == ERROR && index <= messages.len() {
-                    let refused = |source| Refused { message: index.checked_sub(1), source };
+                    let message_of = index.checked_sub(1);
+                    let refused = |source| Failed::Refused { message: message_of, source };
                     return outcome(message).map_err(refused);
                 }
             }
@@ -235,6 +241,8 @@ fn outcome(message: Message<'_>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::socketpair;
+
     use super::{super::namespace::private, *};
 
     const GET_LINK: u16 = 18;
@@ -273,6 +281,19 @@ mod tests {
             assert_eq!(Errno::from_io_error(&error), Some(Errno::NODEV));
             assert_eq!(links(&mut socket), ["lo"]);
         });
+    }
+
+    #[test]
+    fn without_an_answer_nothing_is_said_to_be_refused() {
+        // Takes everything and never answers.
+        let (descriptor, _silent) =
+            socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+        set_socket_timeout(&descriptor, Timeout::Recv, Some(Duration::from_millis(1))).unwrap();
+        let mut socket = Socket { descriptor, sequence: 0, buffer: vec![0; RECEIVE_LENGTH] };
+        let request = Request::new(0, 0, &[0; 4]);
+        let failed = socket.transact(0, &[request], End::Commit).unwrap_err();
+        let Failed::Unanswered(source) = failed else { panic!("{failed:?}") };
+        assert_eq!(source.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod backends;
 
+use rustix::io::Errno;
+
 use super::*;
 use crate::{
     lease::{Lease, Port},
@@ -377,9 +379,31 @@ fn what_nft_or_the_kernel_says_is_in_the_error() {
         let named = "element 53/udp of map any4_port of table inet portclaim_net";
         assert!(error.to_string().ends_with(named), "{error}");
         assert_eq!(listed(), before);
-        // The socket is in step for the next transaction.
+        // The next transaction is not disturbed by that.
         nat.rebuild(&table(&snat()), [&api]).unwrap();
         assert_eq!(nat.check(&table(&snat()), &elements(&api)).unwrap(), []);
+    });
+}
+
+/// More answers than the socket holds: it then stayed congested, and the answer to
+/// the next transaction, which was carried out, did not come through.
+#[test]
+fn after_a_thousand_refusals_the_next_change_is_answered() {
+    private(|| {
+        let absent: Vec<_> = (0..1000).map(|n| format!("tcp {0} {0}", 10_000 + n)).collect();
+        let absent: Vec<_> = absent.iter().map(String::as_str).collect();
+        let absent = elements(&forwarding("gone", 5, &absent));
+        let absent: Vec<_> = absent.iter().collect();
+        let web = forwarding("web", 6, &["tcp 8080 80"]);
+        let table = table(&snat());
+        let mut nat = nat(Backend::Netlink);
+        nat.rebuild(&table, []).unwrap();
+        let error = nat.transact(&table.change(&absent, &[]), || "delete".to_owned()).unwrap_err();
+        let NatError::Refused { object, source, .. } = error else { panic!("{error:?}") };
+        assert!(object.starts_with("element 10000/tcp of map any4_addr "), "{object}");
+        assert_eq!(Errno::from_io_error(&source), Some(Errno::NOENT));
+        nat.change(&table, &[], &elements(&web)).unwrap();
+        assert_eq!(nat.check(&table, &elements(&web)).unwrap(), []);
     });
 }
 
