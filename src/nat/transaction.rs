@@ -61,8 +61,8 @@ pub(super) enum Step<'a> {
     DeleteRule(Foreign<'a>, u32),
 }
 
-/// How many elements a step may have: in netlink, they share an attribute of at most
-/// 64 KiB, and the largest takes 200 bytes.
+/// How many elements of a set a step or a message may have: in netlink, they share an
+/// attribute of at most 64 KiB, and the largest takes 200 bytes.
 pub(super) const ELEMENTS: usize = 256;
 
 /// What it changes, to be read in an error.

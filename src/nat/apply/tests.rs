@@ -445,6 +445,33 @@ fn thousands_of_forwardings_are_one_transaction() {
     });
 }
 
+/// Their elements did not fit in one attribute, at which everything ended in a panic.
+#[test]
+fn thousands_of_prefixes_are_one_condition() {
+    private(|| {
+        let prefixes =
+            (0..5000).map(|n| format!("10.{}.{}.0/24", n / 128, n % 128 * 2)).collect::<Vec<_>>();
+        let conditions_v4 =
+            condition::parse_v4(&[format!("ip saddr {{ {} }}", prefixes.join(", "))]).unwrap();
+        let table = table(&Options { conditions_v4, ..snat() });
+        let web = forwarding("web", 5, &["tcp 8080 80"]);
+        let listings = BACKENDS.map(|backend| {
+            run("nft flush ruleset");
+            let mut nat = nat(backend);
+            nat.probe(&table).unwrap();
+            nat.rebuild(&table, [&web]).unwrap();
+            assert!(nat.is_intact(&table).unwrap());
+            let listing = listed();
+            nat.change(&table, &elements(&web), &[]).unwrap();
+            let left = nat.compare(&table, &elements(&web)).unwrap();
+            assert_eq!(left.len(), elements(&web).len(), "{left:?}");
+            listing
+        });
+        assert!(prefixes.iter().all(|prefix| listings[0].contains(prefix)));
+        assert!(listings[0] == listings[1], "they differ");
+    });
+}
+
 #[test]
 fn the_longest_names_are_taken() {
     private(|| {

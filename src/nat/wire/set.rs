@@ -7,6 +7,7 @@ use crate::{
     nat::{
         element::{Element, Kind, Set},
         rule::Value,
+        transaction::ELEMENTS,
     },
     netlink::Request,
 };
@@ -132,27 +133,31 @@ impl Writer {
                 description.number(DESCRIPTION_SIZE, size);
             })
             .attribute(SET_USERDATA, &userdata);
-        self.message(NEW_ELEMENTS, CREATE)
-            .text(LIST_TABLE, table)
-            .text(LIST_SET, ANONYMOUS_NAME)
-            .number(LIST_SET_ID, id)
-            .nested(LIST_ELEMENTS, |list| {
-                for Bound { value, flag } in &elements {
-                    list.nested(LIST_ELEMENT, |element| {
-                        if *flag == Some(Flag::End) {
-                            element.number(ELEMENT_FLAGS, INTERVAL_END);
-                        }
-                        data(element, ELEMENT_KEY, value);
-                        if *flag == Some(Flag::Open) {
-                            let mut userdata = Vec::new();
-                            entry(&mut userdata, USERDATA_FLAGS, &OPEN.to_ne_bytes());
-                            element.attribute(ELEMENT_USERDATA, &userdata);
-                        }
-                    });
-                }
-            });
+        for part in elements.chunks(ELEMENTS) {
+            self.message(NEW_ELEMENTS, CREATE)
+                .text(LIST_TABLE, table)
+                .text(LIST_SET, ANONYMOUS_NAME)
+                .number(LIST_SET_ID, id)
+                .nested(LIST_ELEMENTS, |list| {
+                    part.iter().for_each(|bound| write_bound(list, bound));
+                });
+        }
         id
     }
+}
+
+fn write_bound(list: &mut Request, Bound { value, flag }: &Bound) {
+    list.nested(LIST_ELEMENT, |element| {
+        if *flag == Some(Flag::End) {
+            element.number(ELEMENT_FLAGS, INTERVAL_END);
+        }
+        data(element, ELEMENT_KEY, value);
+        if *flag == Some(Flag::Open) {
+            let mut userdata = Vec::new();
+            entry(&mut userdata, USERDATA_FLAGS, &OPEN.to_ne_bytes());
+            element.attribute(ELEMENT_USERDATA, &userdata);
+        }
+    });
 }
 
 /// Lists elements of a set; to be deleted, only by their keys.
