@@ -248,18 +248,18 @@ impl Nat {
         what: impl Fn() -> String,
         ask: impl FnOnce(&mut Socket) -> io::Result<T>,
     ) -> Result<T, NatError> {
-        let answer = self.socket().and_then(|mut socket| {
-            let answer = ask(&mut socket)?;
-            self.socket = Some(socket);
-            Ok(answer)
-        });
-        answer.map_err(|source| NatError::Netlink { what: what(), source })
+        self.socket().and_then(ask).map_err(|source| {
+            self.socket = None;
+            NatError::Netlink { what: what(), source }
+        })
     }
 
-    /// To be put back after an answer; where something failed, the next request has
-    /// a socket of its own, for answers may be left in this one or lost.
-    fn socket(&mut self) -> io::Result<Socket> {
-        self.socket.take().map_or_else(Socket::netfilter, Ok)
+    /// To be dropped where something failed: answers may be left in it, or lost.
+    fn socket(&mut self) -> io::Result<&mut Socket> {
+        match &mut self.socket {
+            Some(socket) => Ok(socket),
+            none => Ok(none.insert(Socket::netfilter()?)),
+        }
     }
 
     pub(super) fn program(&mut self) -> Result<&Path, NatError> {
@@ -303,23 +303,19 @@ impl Nat {
     ) -> Result<(), NatError> {
         let (messages, steps_of) = wire::messages(steps);
         let socket = self.socket();
-        let mut socket = socket.map_err(|source| NatError::Netlink { what: what(), source })?;
-        match socket.transact(wire::SUBSYSTEM, &messages, end) {
-            Ok(()) => {
-                self.socket = Some(socket);
-                Ok(())
+        let socket = socket.map_err(|source| NatError::Netlink { what: what(), source })?;
+        socket.transact(wire::SUBSYSTEM, &messages, end).map_err(|failed| {
+            self.socket = None;
+            let what = what();
+            let (message, source) = match failed {
+                Failed::Unanswered(source) => return NatError::Unanswered { what, source },
+                Failed::Refused { message, source } => (message, source),
+            };
+            match message.and_then(|message| steps.get(*steps_of.get(message)?)) {
+                Some(step) => NatError::Refused { what, object: step.to_string(), source },
+                None => NatError::Netlink { what, source },
             }
-            Err(Failed::Unanswered(source)) => Err(NatError::Unanswered { what: what(), source }),
-            Err(Failed::Refused { message, source }) => {
-                let step = message.and_then(|message| steps.get(*steps_of.get(message)?));
-                Err(match step {
-                    Some(step) => {
-                        NatError::Refused { what: what(), object: step.to_string(), source }
-                    }
-                    None => NatError::Netlink { what: what(), source },
-                })
-            }
-        }
+        })
     }
 
     fn run(

@@ -139,7 +139,9 @@ impl Writer {
                 .text(LIST_SET, ANONYMOUS_NAME)
                 .number(LIST_SET_ID, id)
                 .nested(LIST_ELEMENTS, |list| {
-                    part.iter().for_each(|bound| write_bound(list, bound));
+                    for bound in part {
+                        write_bound(list, bound);
+                    }
                 });
         }
         id
