@@ -35,6 +35,8 @@ use crate::{
 /// command that failed.
 const QUOTED_LINES: usize = 3;
 const QUOTED_LENGTH: usize = 400;
+/// How often a change is tried where others change the table in between.
+const CHANGE_ATTEMPTS: u32 = 3;
 
 /// What rules there are under a table's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +147,8 @@ impl Nat {
     /// What is to be removed and is absent, or is there with other data (it is
     /// not what was added then), is left alone, and so is what is to be added
     /// and is there. What is there under the key of an element to be added, with
-    /// other data or another owner, is replaced.
+    /// other data or another owner, is replaced. Where others, which do not hold the
+    /// node's lock, changed that between reading and writing, it is read again.
     ///
     /// The table must be there unless there is nothing to add: see
     /// [`Nat::is_intact`] and [`Nat::rebuild`].
@@ -155,6 +158,41 @@ impl Nat {
         remove: &[Element],
         add: &[Element],
     ) -> Result<(), NatError> {
+        let what = || format!("change the elements of table inet {}", table.name());
+        self.transact_anew(what, |nat| nat.plan(table, remove, add))
+    }
+
+    /// Carries out what `plan` makes of what is there; where that is outdated by then
+    /// (something is gone or has come), of what is there now.
+    fn transact_anew<'a>(
+        &mut self,
+        what: impl Fn() -> String,
+        mut plan: impl FnMut(&mut Self) -> Result<Vec<Step<'a>>, NatError>,
+    ) -> Result<(), NatError> {
+        use io::ErrorKind::{AlreadyExists, NotFound};
+        let drifted = self.drifted;
+        let mut attempts = 1;
+        loop {
+            let steps = plan(self)?;
+            match self.transact(&steps, &what) {
+                Err(NatError::Refused { source, .. })
+                    if attempts < CHANGE_ATTEMPTS
+                        && matches!(source.kind(), NotFound | AlreadyExists) =>
+                {
+                    attempts += 1;
+                    self.drifted = drifted;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn plan<'a>(
+        &mut self,
+        table: &'a Table,
+        remove: &'a [Element],
+        add: &'a [Element],
+    ) -> Result<Vec<Step<'a>>, NatError> {
         let (mut removed, mut added) = (Vec::new(), Vec::new());
         for element in add {
             match self.held(table, element)? {
@@ -191,8 +229,7 @@ impl Nat {
                 None => {}
             }
         }
-        let what = || format!("change the elements of table inet {}", table.name());
-        self.transact(&table.change(&removed, &added), what)
+        Ok(table.change(&removed, &added))
     }
 
     /// Replaces the table, whatever it holds and whether or not it is there, by

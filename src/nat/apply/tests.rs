@@ -407,6 +407,31 @@ fn after_a_thousand_refusals_the_next_change_is_answered() {
     });
 }
 
+/// Others do not take the node's lock. An element that one of them deleted between
+/// reading and deleting it made the kernel refuse all that was to be done with it.
+#[test]
+fn what_others_change_meanwhile_is_read_again() {
+    private(|| {
+        let table = table(&snat());
+        let (web, api) =
+            (forwarding("web", 5, &["tcp 8080 80"]), forwarding("api", 6, &["udp 53 53"]));
+        let (old, new) = (elements(&web), elements(&api));
+        let mut nat = nat(Backend::Netlink);
+        nat.rebuild(&table, [&web]).unwrap();
+        let mut plans = 0;
+        let changed = nat.transact_anew(String::new, |nat| {
+            plans += 1;
+            let steps = nat.plan(&table, &old, &new);
+            run("nft flush map inet portclaim_net any4_addr");
+            steps
+        });
+        changed.unwrap();
+        assert_eq!(plans, 2);
+        assert_eq!(nat.check(&table, &new).unwrap(), []);
+        assert!(!listed().contains("8080"), "{}", listed());
+    });
+}
+
 #[test]
 fn without_rights_the_kernel_says_so() {
     private(|| {
