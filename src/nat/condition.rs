@@ -20,6 +20,10 @@ use super::rule::{End, Family, Field, Statement, Transport, Value};
 use crate::lease::InterfaceName;
 use ipnetwork::IpNetwork;
 
+/// How many matches there may be: the kernel has 4 KiB for the expressions of a rule,
+/// and the three of a prefix of IPv6 take more than 120 bytes.
+const MOST: usize = 24;
+
 /// One match of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition(Statement);
@@ -64,6 +68,9 @@ pub enum ParseConditionError {
         /// The protocol of an earlier match.
         earlier: String,
     },
+    /// More matches than a rule of the kernel's can have.
+    #[error("there are {0} conditions: at most {MOST} are allowed, each with any number of values")]
+    TooMany(usize),
     /// Another word than the one that must follow.
     #[error("condition {after:?} is followed by {found:?} and not by {expected}")]
     Unexpected {
@@ -103,6 +110,9 @@ fn parse<S: AsRef<str>>(
     while parser.next < parser.words.len() {
         parser.start = parser.next;
         conditions.push(Condition(parser.condition()?));
+    }
+    if conditions.len() > MOST {
+        return Err(ParseConditionError::TooMany(conditions.len()));
     }
     Ok(conditions)
 }

@@ -497,6 +497,29 @@ fn thousands_of_prefixes_are_one_condition() {
     });
 }
 
+/// As many conditions as may be written fit in a rule of the kernel's, those with the
+/// most expressions too; with hundreds, everything ended in a panic.
+#[test]
+fn as_many_conditions_as_are_allowed_fit() {
+    let texts = |count| -> Vec<_> {
+        let ports = ["tcp sport 1-9".to_owned(), "tcp dport 1-9".to_owned()];
+        ports
+            .into_iter()
+            .chain((2..count).map(|n| format!("ip6 saddr != 2001:db8:{n:x}::/47")))
+            .collect()
+    };
+    let refused = condition::parse_v6(&texts(25)).unwrap_err().to_string();
+    assert!(refused.starts_with("there are 25 conditions: at most 24 are allowed"), "{refused}");
+    private(|| {
+        let conditions_v6 = condition::parse_v6(&texts(24)).unwrap();
+        let table = table(&Options { conditions_v6, ..snat() });
+        for backend in BACKENDS {
+            nat(backend).rebuild(&table, []).unwrap();
+            assert!(nat(backend).is_intact(&table).unwrap());
+        }
+    });
+}
+
 #[test]
 fn the_longest_names_are_taken() {
     private(|| {
