@@ -98,11 +98,15 @@ fn the_registry_may_only_read() {
         assert!(ran.status != Some(0) && ran.stderr.contains("Permission denied"), "{ran:?}");
     };
 
-    // RuntimeDirectory=
-    let folder = machine.at("/run/portclaim-registry");
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
-    chown(&folder, Some(OWN), Some(OWN)).unwrap();
+    // RuntimeDirectory= and StateDirectory=
+    for (folder, mode) in
+        [("/run/portclaim-registry", 0o711), ("/var/lib/portclaim-registry", 0o700)]
+    {
+        let folder = machine.at(folder);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
+        chown(&folder, Some(OWN), Some(OWN)).unwrap();
+    }
     denied(&mut as_user(OWN, &start));
     for command in of("ExecStartPre") {
         execute(&machine, &command);
