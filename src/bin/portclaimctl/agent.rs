@@ -8,7 +8,6 @@
 //! `/etc/passwd` can be named in the modules file by their number.
 
 use std::{
-    collections::HashMap,
     io::{self, BufReader, ErrorKind, Read, Write},
     net::Shutdown,
     os::{
@@ -17,7 +16,6 @@ use std::{
     },
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -33,6 +31,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
+    places::Places,
     service::{self, Answer, Failure},
     site, socket,
 };
@@ -88,7 +87,8 @@ fn inherited() -> anyhow::Result<UnixListener> {
 }
 
 fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
-    let callers = Callers::default();
+    // None: all users that are no module's.
+    let callers = Places::new(CALLERS, CALLERS_OF_ONE_USER);
     thread::scope(|scope| {
         for stream in listener.incoming() {
             // Who is gone again needs no reply; too many open files pass.
@@ -100,7 +100,7 @@ fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
             // What is wrong with the file, the reply says.
             let policy = options.file.read().unwrap_or_default();
             let is_known = policy.caller(uid, socket::name_of(uid).as_deref()).is_ok();
-            let place = callers.admit(is_known.then_some(uid));
+            let place = callers.take(is_known.then_some(uid));
             let spawned = place.map(|place| {
                 let stream = stream.try_clone()?;
                 thread::Builder::new().spawn_scoped(scope, move || {
@@ -116,39 +116,6 @@ fn serve_all(listener: &UnixListener, site: &site::Options, options: &Options) {
             }
         }
     });
-}
-
-/// How many callers of each user there are; none: of users that are no module's.
-#[derive(Clone, Default)]
-struct Callers(Arc<Mutex<HashMap<Option<u32>, usize>>>);
-
-/// The place of one of them.
-struct Place {
-    callers: Callers,
-    user: Option<u32>,
-}
-
-impl Callers {
-    fn admit(&self, user: Option<u32>) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = counts.values().sum();
-        let own = counts.entry(user).or_default();
-        if all >= CALLERS || *own >= CALLERS_OF_ONE_USER {
-            return None;
-        }
-        *own += 1;
-        Some(Place { callers: self.clone(), user })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.callers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = counts.get_mut(&self.user) {
-            *own -= 1;
-        }
-        counts.retain(|_, own| *own > 0);
-    }
 }
 
 fn serve(stream: &UnixStream, uid: u32, site: &site::Options, options: &Options) {
@@ -238,17 +205,17 @@ mod tests {
 
     #[test]
     fn nobody_takes_all_the_places() {
-        let callers = Callers::default();
+        let callers = Places::new(CALLERS, CALLERS_OF_ONE_USER);
         for user in [Some(1001), None] {
-            let of_one: Vec<_> = (0..9).map(|_| callers.admit(user)).collect();
+            let of_one: Vec<_> = (0..9).map(|_| callers.take(user)).collect();
             assert_eq!(of_one.iter().flatten().count(), CALLERS_OF_ONE_USER);
-            assert!(callers.admit(Some(1002)).is_some());
+            assert!(callers.take(Some(1002)).is_some());
         }
         let all: Vec<_> = (0..9).flat_map(|uid| (0..8).map(move |_| uid)).collect();
-        let all: Vec<_> = all.into_iter().filter_map(|uid| callers.admit(Some(uid))).collect();
+        let all: Vec<_> = all.into_iter().filter_map(|uid| callers.take(Some(uid))).collect();
         assert_eq!(all.len(), CALLERS);
         drop(all);
-        assert!(callers.0.lock().unwrap().is_empty());
+        assert!(callers.is_empty());
     }
 
     /// Whatever a caller sends, or does not send, it is told why that is refused.

@@ -20,6 +20,7 @@ mod ink;
 mod list;
 mod manual;
 mod output;
+mod places;
 mod release;
 mod render;
 mod reset;

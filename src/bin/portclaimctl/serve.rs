@@ -22,7 +22,6 @@ mod listen;
 mod metrics;
 mod page;
 mod patience;
-mod places;
 mod probe;
 mod query;
 mod refusal;

@@ -1,6 +1,11 @@
 //! `/v1/events`: what changes, as it changes (server-sent events).
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Extension,
@@ -20,13 +25,15 @@ use super::{
     App,
     address::Shown,
     instance::Instance,
-    listen::Peer,
-    places::{Place, Places},
+    listen::{Peer, Who},
     refusal::Refusal,
     row::{self, InstanceDocument, PortDocument},
     snapshot::Snapshot,
 };
-use crate::view::lease::{Filter, Held, changes, rows};
+use crate::{
+    places::{Place, Places},
+    view::lease::{Filter, Held, changes, rows},
+};
 
 /// How many streams there may be at once.
 const STREAMS: usize = 256;
@@ -38,7 +45,7 @@ const LARGEST: usize = 64 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Who has them.
-static OPEN: Places = Places::new(STREAMS, STREAMS_OF_ONE);
+static OPEN: LazyLock<Places<Who>> = LazyLock::new(|| Places::new(STREAMS, STREAMS_OF_ONE));
 
 pub async fn stream(State(app): State<App>, Extension(peer): Extension<Peer>) -> Response {
     match OPEN.take(peer.who()) {
@@ -54,7 +61,7 @@ pub async fn stream(State(app): State<App>, Extension(peer): Extension<Peer>) ->
 /// Each change of what is held. Who is slow and has missed some is told to read anew.
 fn changes_from_now(
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    place: Place,
+    place: Place<Who>,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let mut seen: Option<u64> = None;
     WatchStream::new(snapshots).filter_map(move |snapshot| {
@@ -113,8 +120,10 @@ fn of_ports(shown: &Shown, before: &Snapshot, after: &Snapshot) -> Change {
     } else {
         changes(&rows(&before.stored.holdings, &all), &rows_after)
     };
-    let differs =
-        |held: &&Held<'_>| before.health_of(held) != after.health_of(held) && !come.contains(held);
+    let new: HashSet<_> = come.iter().map(|held| held.lease.host).collect();
+    let differs = |held: &&Held<'_>| {
+        before.health_of(held) != after.health_of(held) && !new.contains(&held.lease.host)
+    };
     let health = rows_after.iter().filter(differs).map(|held| document(after, held)).collect();
     Change {
         removed: gone.iter().map(|held| document(before, held)).collect(),

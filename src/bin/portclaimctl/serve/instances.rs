@@ -151,18 +151,17 @@ impl Instances {
         finished(task::spawn(async move { self.register_now(instance).await })).await
     }
 
-    async fn register_now(&self, instance: Instance) -> Result<(Instance, bool), RegisterError> {
+    async fn register_now(
+        &self,
+        mut instance: Instance,
+    ) -> Result<(Instance, bool), RegisterError> {
         let mut state = self.state.lock().await;
-        let mut instance = instance;
         let by = instance.registrant;
-        // Whose it is does not change because somebody else may change it.
-        if let Some(before) = state.all.get(&instance.name) {
-            refuse_foreign(before, by)?;
-            instance.registrant = before.registrant;
-        }
-        let name = &instance.name;
-        let before = state.all.get(name);
+        let before = state.all.get(&instance.name);
         if let Some(before) = before {
+            refuse_foreign(before, by)?;
+            // Whose it is does not change because somebody else may change it.
+            instance.registrant = before.registrant;
             if before.says_what(&instance) {
                 let before = before.clone();
                 state.seen.insert(before.name.clone(), Instant::now());
@@ -179,7 +178,7 @@ impl Instances {
         }
         let is_new = before.is_none();
         let mut all = state.all.clone();
-        all.insert(name.clone(), instance.clone());
+        all.insert(instance.name.clone(), instance.clone());
         self.replace(&mut state, all).await?;
         state.seen.insert(instance.name.clone(), Instant::now());
         Ok((instance, is_new))

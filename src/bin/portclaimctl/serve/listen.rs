@@ -1,7 +1,12 @@
 //! Serving connections so that slow and hostile clients keep nobody out: a number of
 //! connections at most, each with a time for its headers and for its answer.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -30,10 +35,12 @@ use tokio::{
 
 use super::{
     patience::{self, Patient, UNREAD},
-    places::{Place, Places, Who},
     refusal::Refusal,
 };
-use crate::socket;
+use crate::{
+    places::{Place, Places},
+    socket,
+};
 
 /// How many connections there may be at once; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
@@ -43,7 +50,7 @@ const HEADERS: Duration = Duration::from_secs(5);
 const BUFFER: usize = 16 * 1024;
 /// How many connections one user may have over the Unix socket; root and the server's own
 /// as many as there are.
-static OF_USERS: Places = Places::new(CONNECTIONS / 2, 64);
+static OF_USERS: LazyLock<Places<Who>> = LazyLock::new(|| Places::new(CONNECTIONS / 2, 64));
 /// How long an answer may take to begin.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -58,6 +65,13 @@ pub enum Peer {
     /// Over TCP.
     Address(SocketAddr),
     /// Over the Unix socket: the user that the kernel names.
+    User(u32),
+}
+
+/// A client: an address, or a user of this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    Address(IpAddr),
     User(u32),
 }
 
@@ -77,7 +91,7 @@ impl Peer {
     }
 
     /// Its place beside those of all others; none for who needs none.
-    fn place(self) -> Result<Option<Place>, Full> {
+    fn place(self) -> Result<Option<Place<Who>>, Full> {
         match self {
             Self::User(uid) if uid != 0 && uid != geteuid().as_raw() => {
                 OF_USERS.take(self.who()).map(Some).ok_or(Full)
