@@ -2,9 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
     thread,
+    time::{Duration, Instant},
 };
 
+use fs2::FileExt as _;
 use libtest_mimic::Trial;
 use portclaim::lease::Claim;
 use serde_json::json;
@@ -109,6 +113,55 @@ fn claims_in_a_full_pool() {
     assert_eq!(after.into_iter().map(|it| (it.key, it.port)).collect::<HashMap<_, _>>(), before);
 }
 
+/// A waiter was woken, and until it had a core to run on, one that came later had taken
+/// the lock: of 50 that waited, some saw 95 of 100 later ones go before them.
+fn in_order() {
+    const WAITERS: u16 = 40;
+    const LATER: u16 = 60;
+    /// So many later ones may go before one that waited.
+    const TOLERATED: usize = 5;
+    let node = Node::new(false);
+    // The lowest free port is the next one's.
+    let network = Network::bridge("podnet", true)
+        .option("lockTimeout", json!("2m"))
+        .option("groups", json!({ "default": { "ports": "7000-7199", "strategy": "sequential" } }));
+    let add = |number: u16| {
+        let container = Container::on_paper(&format!("c{number}"), number);
+        network.add(&node, &container, json!([{ "containerPort": 80 }])).run(&node).succeeded();
+    };
+    add(0);
+    let lock = File::open(node.data_dir().join("lock")).unwrap();
+    lock.lock_exclusive().unwrap();
+    thread::scope(|scope| {
+        for number in 1..=WAITERS {
+            scope.spawn(move || add(number));
+            wait_for_waiters(&lock, number.into());
+        }
+        drop(lock);
+        for number in 1..=LATER {
+            scope.spawn(move || add(WAITERS + number));
+        }
+    });
+    let mut leases = leases(&node);
+    leases.sort_by_key(|held| held.host_port);
+    let order: Vec<u16> = leases.iter().map(|held| held.container[1..].parse().unwrap()).collect();
+    let last = order.iter().rposition(|number| *number <= WAITERS).unwrap();
+    let overtakers = order[..last].iter().filter(|number| **number > WAITERS).count();
+    assert!(overtakers <= TOLERATED, "{overtakers} went before one that waited: {order:?}");
+}
+
+/// Waits until so many processes wait for the lock of a file, by what the kernel tells:
+/// `3: -> FLOCK ADVISORY WRITE 4711 fe:00:1024 0 EOF`.
+fn wait_for_waiters(file: &File, count: usize) {
+    let inode = format!(":{} ", file.metadata().unwrap().ino());
+    let waits = |line: &&str| line.contains("-> FLOCK") && line.contains(&inode);
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while fs::read_to_string("/proc/locks").unwrap().lines().filter(waits).count() < count {
+        assert!(Instant::now() < deadline, "{count} should wait");
+        thread::yield_now();
+    }
+}
+
 fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let threads: Vec<_> =
@@ -119,8 +172,9 @@ fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + S
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 4] = [
         ("a-hundred", a_hundred_at_once),
+        ("in-order", in_order),
         ("one-owner", one_port_has_one_owner),
         ("claims", claims_in_a_full_pool),
     ];

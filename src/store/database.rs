@@ -231,13 +231,17 @@ fn with_priority<T>(open: impl FnOnce() -> T) -> T {
             }
         }
     }
+    let _restore = raise_priority().then_some(Restore);
+    open()
+}
+
+/// Puts the calling thread before all that are not real-time threads. Tells whether it was
+/// one of those, and that is allowed.
+pub(super) fn raise_priority() -> bool {
     // SAFETY: takes and returns plain integers; 0 is the calling thread.
     #[allow(unsafe_code)]
     let policy = unsafe { libc::sched_getscheduler(0) };
-    let raised =
-        policy == libc::SCHED_OTHER && set_policy(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1);
-    let _restore = raised.then_some(Restore);
-    open()
+    policy == libc::SCHED_OTHER && set_policy(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
 }
 
 /// Whether the calling thread now has the policy and priority.

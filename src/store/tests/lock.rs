@@ -2,7 +2,11 @@
 
 use super::*;
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
+    os::unix::fs::MetadataExt,
+    sync::Mutex,
+    thread,
     time::Instant,
 };
 
@@ -30,7 +34,7 @@ fn a_waiter_gets_the_lock_when_it_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let held = store.lock(LONG).unwrap();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let waiter = scope.spawn(|| store.lock(LONG).map(drop));
         assert!(matches!(store.lock(Duration::ZERO), Err(StoreError::Locked { .. })));
         drop(held);
@@ -65,4 +69,63 @@ fn a_child_keeps_the_lock_of_a_killed_parent() {
     // The end of its input ends the grandchild, and with it the lock.
     drop(stdin);
     drop(store.lock(LONG).unwrap());
+}
+
+/// Whoever gives the lock back wakes one waiter, the one that came first.
+#[test]
+fn waiters_sleep_until_it_is_their_turn() {
+    const WAITERS: usize = 50;
+    /// Woken at each release, a waiter in the middle would have slept 25 times.
+    const TOLERATED: u32 = 5;
+    let Some(dir) = std::env::var_os(CHILD) else {
+        // The threads of other tests wait for locks as well.
+        let dir = tempfile::tempdir().unwrap();
+        let test = "lock::waiters_sleep_until_it_is_their_turn";
+        let child = child(test, dir.path()).output().unwrap();
+        assert!(child.status.success(), "{child:?}");
+        return;
+    };
+    let store = store(Path::new(&dir));
+    let held = store.lock(LONG).unwrap();
+    let inode = File::open(store.dir.join("lock")).unwrap().metadata().unwrap().ino();
+    let served = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let (store, served) = (&store, &served);
+        for number in 0..WAITERS {
+            scope.spawn(move || {
+                let _lock = store.lock(LONG).unwrap();
+                served.lock().unwrap().push((number, most_sleeps_of_waiters()));
+            });
+            let deadline = Instant::now() + LONG;
+            while waiters(inode) <= number {
+                assert!(Instant::now() < deadline, "{number} does not wait");
+                thread::yield_now();
+            }
+        }
+        drop(held);
+    });
+    let served = served.into_inner().unwrap();
+    let order: Vec<_> = served.iter().map(|(number, _)| *number).collect();
+    assert_eq!(order, (0..WAITERS).collect::<Vec<_>>());
+    assert!(served.iter().all(|(_, sleeps)| *sleeps <= TOLERATED), "{served:?}");
+}
+
+/// How many wait for the lock of this file.
+fn waiters(inode: u64) -> usize {
+    let file = format!(":{inode} ");
+    let waits = |line: &&str| line.contains("-> FLOCK") && line.contains(&file);
+    fs::read_to_string("/proc/locks").unwrap().lines().filter(waits).count()
+}
+
+/// How often one of the threads that wait has gone to sleep, at most; 0 without any.
+fn most_sleeps_of_waiters() -> u32 {
+    let threads = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    // A thread may end at any time.
+    let statuses = threads.filter_map(|path| fs::read_to_string(path.join("status")).ok());
+    let of_waiters = statuses.filter(|status| status.starts_with("Name:\tlock\n"));
+    let sleeps = of_waiters.map(|status| {
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse().unwrap()
+    });
+    sleeps.max().unwrap_or(0)
 }
