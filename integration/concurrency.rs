@@ -19,9 +19,9 @@ use crate::{
     node::Node,
 };
 
-const CONTAINERS: u16 = 100;
+const CONTAINERS: u16 = 300;
 
-fn a_hundred_at_once() {
+fn three_hundred_at_once() {
     let node = Node::new(false);
     // Twice as slow a machine as any should still be in time.
     let network = Network::bridge("podnet", true).option("lockTimeout", json!("2m"));
@@ -173,7 +173,7 @@ fn at_once<T: Send>(containers: &[Container], call: impl Fn(&Container) -> T + S
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
     let tests: [(&str, fn()); 4] = [
-        ("a-hundred", a_hundred_at_once),
+        ("three-hundred", three_hundred_at_once),
         ("in-order", in_order),
         ("one-owner", one_port_has_one_owner),
         ("claims", claims_in_a_full_pool),
