@@ -78,7 +78,7 @@ impl Flows {
     ) -> Result<usize, HostError> {
         let mut locals = HashMap::new();
         let mut routes = None;
-        self.forget(forwardings, |flow, lease, container| {
+        self.forget(&mut forwardings.into_iter(), &mut |flow, lease, container| {
             if flow.leads_to(container, lease) {
                 return Ok(false);
             }
@@ -105,16 +105,18 @@ impl Flows {
         &mut self,
         forwardings: impl IntoIterator<Item = &'a Forwarding>,
     ) -> Result<usize, HostError> {
-        self.forget(forwardings, |flow, lease, container| Ok(flow.leads_to(container, lease)))
+        self.forget(&mut forwardings.into_iter(), &mut |flow, lease, container| {
+            Ok(flow.leads_to(container, lease))
+        })
     }
 
     /// Goes on after an error, and returns the first.
-    fn forget<'a>(
+    fn forget(
         &mut self,
-        forwardings: impl IntoIterator<Item = &'a Forwarding>,
-        mut is_stale: impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
+        forwardings: &mut dyn Iterator<Item = &Forwarding>,
+        is_stale: &mut IsStale<'_>,
     ) -> Result<usize, HostError> {
-        let targets = forwardings.into_iter().flat_map(|forwarding| {
+        let targets = forwardings.flat_map(|forwarding| {
             forwarding.container.iter().flat_map(|container| {
                 let leases = forwarding.leases.iter();
                 let forwarded = leases.filter(move |lease| is_forwarded(&lease.host, container));
@@ -128,7 +130,7 @@ impl Flows {
         for targets in [v4, v6] {
             let batch_length = if targets.len() > FILTERED_PORTS { targets.len() } else { 1 };
             for batch in targets.chunks(batch_length) {
-                match self.forget_batch(batch, &mut is_stale) {
+                match self.forget_batch(batch, is_stale) {
                     Ok(count) => forgotten += count,
                     Err(source) => {
                         let (lease, _) = batch[0];
@@ -145,7 +147,7 @@ impl Flows {
     fn forget_batch(
         &mut self,
         targets: &[Target<'_>],
-        is_stale: &mut impl FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool>,
+        is_stale: &mut IsStale<'_>,
     ) -> io::Result<usize> {
         let Some((first, container)) = targets.first() else { return Ok(0) };
         let mut by_port: HashMap<u16, Vec<Target<'_>>> = HashMap::new();
@@ -178,6 +180,9 @@ impl Flows {
         Ok(forgotten)
     }
 }
+
+/// Whether a flow is to be forgotten that is to the port of a lease of this container.
+type IsStale<'a> = dyn FnMut(&Flow, &Lease, IpAddr) -> io::Result<bool> + 'a;
 
 /// A lease, and where it leads.
 type Target<'a> = (&'a Lease, IpAddr);
