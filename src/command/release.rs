@@ -1,6 +1,9 @@
 //! Giving leases back, as DEL, GC and a repeated ADD without ports do: kernel,
 //! conntrack, files, then the store. And putting right, while at it, a table that
 //! somebody flushed.
+//!
+//! Flows are forgotten under the lock, though that takes a while, and before the store
+//! forgets the ports: a call that is killed is made again, and must find whose they are.
 
 use std::collections::{BTreeSet, HashSet};
 
