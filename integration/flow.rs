@@ -1,7 +1,7 @@
 //! UDP flows across ADD and DEL: connection tracking remembers where a flow went,
 //! and would send it there for ever while the client keeps talking.
 
-use std::net::Ipv4Addr;
+use std::{fs, net::Ipv4Addr, process::Command};
 
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
@@ -105,9 +105,36 @@ fn flow_follows_the_port_of_one_address(network: &Network, br_netfilter: bool) {
     assert_answers(&flows, "second");
 }
 
-/// One trial for each chain and switch.
+/// What a client began while an ADD was about to fail would lead to whoever gets the
+/// container's address next: no DEL looks for the flows of ports that are not held.
+fn failed_add_leaves_no_flow() {
+    let node = Node::new(false);
+    let web = Container::on_paper("web", 2);
+    let conntrack = |arguments: &str| {
+        let mut command = Command::new("conntrack");
+        let output = node.host.output(command.args(arguments.split(' ')), b"");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // Connection tracking begins with the first rule that needs it.
+    let network = Network::bridge("podnet", true);
+    network.add(&node, &web, mappings()).run(&node).succeeded();
+    network.del(&node, &web).run(&node).succeeded();
+    conntrack(
+        "--create --proto udp --timeout 600 --orig-src 192.0.2.2 --orig-dst 192.0.2.1 \
+         --sport 4000 --dport 5353 --reply-src 10.99.0.2 --reply-dst 192.0.2.2 \
+         --reply-port-src 53 --reply-port-dst 4000",
+    );
+    assert!(conntrack("--dump --proto udp").contains("dport=5353"));
+    let in_the_way = node.run_dir().join("containers");
+    fs::write(in_the_way, "").unwrap();
+    network.add(&node, &web, mappings()).run(&node).failed();
+    assert_eq!(conntrack("--dump --proto udp").find("dport=5353"), None);
+}
+
+/// One trial for each chain and switch, and one without a chain.
 pub fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = crate::trials("flow", [("failed-add", failed_add_leaves_no_flow)]);
     for (chain, network) in
         [("bridge", Network::bridge("podnet", true)), ("ptp", Network::ptp("podnet"))]
     {

@@ -178,6 +178,9 @@ fn take(
         if let Err(undo) = take_back(call, node, &table, &mut lock, &before, &after) {
             log::error!("cannot take back what ADD has done: {}", undo.with_causes());
         }
+        drop(lock);
+        // Nobody's DEL will know of those that have begun meanwhile.
+        log_forgotten(node.flows.forget_own([&after]));
         return Err(error);
     }
     withdraw_files_of_others(node, &before.forwardings, &after);
