@@ -82,7 +82,10 @@ impl Call {
 
     /// The command, ready to be spawned inside the node.
     pub fn command(&self, node: &Node) -> std::process::Command {
-        let mut command = node.command(&self.plugin);
+        self.with_environment(node.command(&self.plugin))
+    }
+
+    fn with_environment(&self, mut command: std::process::Command) -> std::process::Command {
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -90,7 +93,19 @@ impl Call {
 
     /// Executes it in the node.
     pub fn run(&self, node: &Node) -> Outcome {
-        let output = node.host.output(&mut self.command(node), &self.stdin);
+        self.outcome(node, self.command(node))
+    }
+
+    /// Has a program execute it in the node, which is given the plugin's path after its
+    /// own arguments.
+    pub fn run_by(&self, node: &Node, program: &str, arguments: &[&str]) -> Outcome {
+        let mut command = node.command(Path::new(program));
+        command.args(arguments).arg(&self.plugin);
+        self.outcome(node, self.with_environment(command))
+    }
+
+    fn outcome(&self, node: &Node, mut command: std::process::Command) -> Outcome {
+        let output = node.host.output(&mut command, &self.stdin);
         Outcome {
             status: output.status,
             stdout: String::from_utf8(output.stdout).expect("a reply is UTF-8"),

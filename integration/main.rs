@@ -21,6 +21,7 @@ mod concurrency;
 mod conflist;
 mod crash;
 mod example;
+mod fault;
 mod flow;
 mod forwarding;
 mod held;
@@ -44,6 +45,7 @@ mod sandbox;
 mod sctp;
 mod see;
 mod soak;
+mod step;
 mod takeover;
 mod tool;
 mod traffic;
@@ -71,6 +73,7 @@ fn main() {
         upkeep::trials(),
         concurrency::trials(),
         crash::trials(),
+        step::trials(),
         module::trials(),
         soak::trials(),
         readme::trials(),

@@ -30,7 +30,7 @@ ip netns delete first
 const HIDDEN: [&str; 2] = ["/run", "/var/lib"];
 
 /// Programs that the suite or the reference plugins execute, and their packages.
-const PROGRAMS: [(&str, &str); 17] = [
+const PROGRAMS: [(&str, &str); 18] = [
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
@@ -45,6 +45,7 @@ const PROGRAMS: [(&str, &str); 17] = [
     ("runc", "runc"),
     ("podman", "podman"),
     ("strip", "binutils"),
+    ("strace", "strace"),
     ("systemd-analyze", "systemd"),
     ("chromium", "chromium"),
     ("chromedriver", "chromium-driver"),
