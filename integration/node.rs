@@ -219,11 +219,26 @@ impl Node {
         format!("{}\n{}", self.host.nft("list ruleset"), self.published().join("\n"))
     }
 
+    /// Removes what a call leaves to the next one to work on, as a killed one does.
+    pub fn forget_working_copy(&self) {
+        let folder = self.run_dir().join("store");
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("working.") {
+                fs::remove_dir_all(entry.path()).expect("it is the test's own");
+            }
+        }
+    }
+
+    /// The generation that holds.
+    pub fn generation(&self) -> PathBuf {
+        fs::canonicalize(self.data_dir().join("current")).expect("something was committed")
+    }
+
     /// The published files, relative to `run_dir`, sorted: all that is there, but for
-    /// what calls leave to be counted.
+    /// what calls leave to be counted, and to the next one.
     pub fn published(&self) -> Vec<String> {
         let mut files = Self::files(&self.run_dir());
-        files.retain(|file| !file.starts_with("calls/"));
+        files.retain(|file| !file.starts_with("calls/") && !file.starts_with("store/working."));
         files
     }
 

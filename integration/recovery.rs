@@ -133,6 +133,23 @@ fn containers_go_also_when_the_disk_is_full() {
     mount(&["umount", data_dir]);
 }
 
+/// The second commit of a store makes a generation to fall back on.
+fn begin_another_generation(node: &Node) {
+    let before = node.generation();
+    let passing = Container::on_paper("passing", 9);
+    add(node, &passing, fixed(9999));
+    network().del(node, &passing).run(node).succeeded();
+    assert_ne!(node.generation(), before);
+}
+
+/// The current generation and its journal are damaged.
+fn lose_last_commits(node: &Node) {
+    for file in ["db", "journal"] {
+        fs::write(node.generation().join(file), "damaged").unwrap();
+    }
+    node.forget_working_copy();
+}
+
 /// A store that fell back begins another lineage, and the table gets it from
 /// whoever comes next. When that was the DEL of a container without ports, the
 /// store did not keep it: the table was made anew by each such DEL, and every
@@ -141,10 +158,13 @@ fn a_store_that_fell_back_keeps_its_new_lineage() {
     let node = Node::new(false);
     let [web, last, plain] = ["web", "last", "plain"].map(|id| Container::on_paper(id, 2));
     add(&node, &web, fixed(8080));
+    network().add(&node, &plain, Value::Null).run(&node).succeeded();
+    begin_another_generation(&node);
     add(&node, &last, fixed(8081));
-    let current = fs::read_link(node.data_dir().join("current")).unwrap();
-    fs::write(node.data_dir().join(current).join("db"), "damaged").unwrap();
+    lose_last_commits(&node);
     network().del(&node, &plain).run(&node).succeeded();
+    // What was given back in the journal that is lost is held again, until its DEL.
+    network().del(&node, &Container::on_paper("passing", 9)).run(&node).succeeded();
     assert_eq!(forwarded_ports(&node), [8080]);
     network().check(&node, &web, fixed(8080)).run(&node).succeeded();
     let before = node.traces();
@@ -160,9 +180,9 @@ fn what_was_lost_leaves_an_empty_network() {
         let [web, lost, plain] = ["web", "lost", "plain"].map(|id| Container::on_paper(id, 2));
         let other = network().named("othernet");
         add(&node, &web, fixed(8080));
+        begin_another_generation(&node);
         other.add(&node, &lost, fixed(8081)).run(&node).succeeded();
-        let current = fs::read_link(node.data_dir().join("current")).unwrap();
-        fs::write(node.data_dir().join(current).join("db"), "damaged").unwrap();
+        lose_last_commits(&node);
         // Another network commits in between.
         network().del(&node, &web).run(&node).succeeded();
         if is_del {

@@ -1,7 +1,12 @@
 //! A new sandbox of a pod in place of the one before, an ADD that asks for
 //! something else than the last one, and both when they fail half-way.
 
-use std::{fs, io::Write as _, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    process::Command,
+};
 
 use libtest_mimic::Trial;
 use portclaim::lease::Claim;
@@ -198,12 +203,15 @@ fn nothing_changes_when_the_disk_is_full() {
         let data_dir = data_dir.to_str().unwrap();
         mount(&["-t", "tmpfs", "-o", "size=8m", "tmpfs", data_dir]);
         change.prepare(&node);
-        // What is kept to fall back on would make room.
-        let linked = ["current", "durable"].map(|it| fs::read_link(node.data_dir().join(it)));
+        fill_last_page(&node);
+        // Whatever is kept beside the current generation would make room.
+        let current = node.generation();
+        let durable = node.data_dir().join("durable");
+        fs::remove_file(&durable).unwrap();
+        symlink(current.file_name().unwrap(), &durable).unwrap();
         for entry in fs::read_dir(node.data_dir()).unwrap().map(Result::unwrap) {
-            let name = Path::new(&entry.file_name()).to_owned();
-            let is_linked = linked.iter().any(|link| link.as_ref().is_ok_and(|it| *it == name));
-            if name.to_string_lossy().starts_with("generation.") && !is_linked {
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("generation.") && entry.path() != current {
                 fs::remove_dir_all(entry.path()).unwrap();
             }
         }
@@ -219,6 +227,20 @@ fn nothing_changes_when_the_disk_is_full() {
         change.call(&node).run(&node).succeeded();
         change.end(&node);
         assert!(Command::new("umount").arg("--lazy").arg(data_dir).status().unwrap().success());
+    }
+}
+
+/// Commits until hardly anything fits into the page that the journal ends in: on a full
+/// disk, what fits there can be committed.
+fn fill_last_page(node: &Node) {
+    const PAGE: u64 = 4096;
+    const LEFT: u64 = 600;
+    let passing = Container::on_paper("passing", 8);
+    let room = || PAGE - node.generation().join("journal").metadata().unwrap().len() % PAGE;
+    while room() > LEFT {
+        let port = json!([{ "hostPort": 9999, "containerPort": 80 }]);
+        network().add(node, &passing, port).run(node).succeeded();
+        network().del(node, &passing).run(node).succeeded();
     }
 }
 

@@ -315,20 +315,43 @@ fn a_damaged_generation_is_set_aside() {
     let node = Node::new(false);
     add(&network(), &node, &Container::on_paper("c0", 2), 8080);
     add(&network(), &node, &Container::on_paper("c1", 3), 8081);
-    damage(&node.data_dir().join(fs::read_link(node.data_dir().join("current")).unwrap()));
-    let outcome = network().add(&node, &Container::on_paper("c2", 4), fixed(8082)).run(&node);
+    // Whose journal holds what follows.
+    add(&network(), &node, &Container::on_paper("lost", 4), 8082);
+    damage(&node.generation());
+    node.forget_working_copy();
+    let outcome = network().add(&node, &Container::on_paper("c2", 5), fixed(8083)).run(&node);
     outcome.succeeded();
     assert!(!outcome.stderr.is_empty(), "what was found is reported");
     let ports: Vec<_> = leases(&node).into_iter().map(|held| held.host_port).collect();
-    assert_eq!(ports, [8080, 8082], "the generation before, and the new lease");
+    assert_eq!(ports, [8080, 8081, 8083], "the generation before, its journal, the new lease");
     let ports: Vec<_> = forwarded(&node, &network()).into_keys().map(|(_, port)| port).collect();
-    assert_eq!(ports, [8080, 8082], "what is forwarded for nobody went");
-    add(&network(), &node, &Container::on_paper("c3", 5), 8081);
-    let container = "10.99.0.5:80".parse().unwrap();
-    assert_eq!(forwarded(&node, &network())[&("tcp".to_owned(), 8081)], container);
+    assert_eq!(ports, [8080, 8081, 8083], "what is forwarded for nobody went");
+    add(&network(), &node, &Container::on_paper("c3", 6), 8082);
+    let container = "10.99.0.6:80".parse().unwrap();
+    assert_eq!(forwarded(&node, &network())[&("tcp".to_owned(), 8082)], container);
     network().gc(&node, json!([])).run(&node).succeeded();
     assert_eq!(leases(&node), []);
     assert!(forwarded(&node, &network()).is_empty());
+}
+
+/// The files of a generation are damaged, and neither its journal nor what the last call
+/// left to the next: nobody loses anything.
+fn a_damaged_database_costs_nothing() {
+    for is_killed in [false, true] {
+        let node = Node::new(false);
+        for (id, port) in [("c0", 8080), ("c1", 8081), ("c2", 8082)] {
+            add(&network(), &node, &Container::on_paper(id, 2), port);
+        }
+        fs::write(node.generation().join("db"), "damaged").unwrap();
+        if is_killed {
+            node.forget_working_copy();
+        }
+        add(&network(), &node, &Container::on_paper("c3", 3), 8083);
+        let ports: Vec<_> = leases(&node).into_iter().map(|held| held.host_port).collect();
+        assert_eq!(ports, [8080, 8081, 8082, 8083]);
+        assert_eq!(forwarded(&node, &network()).len(), 4);
+        ctl(&node, &network(), &["check"]).succeeded();
+    }
 }
 
 fn a_store_that_cannot_be_read() {
@@ -367,7 +390,7 @@ fn a_linked_data_dir() {
 
 /// One trial for each.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 17] = [
+    let tests: [(&str, fn()); 18] = [
         ("gc::valid", gc_keeps_what_is_valid),
         ("gc::nothing-there", gc_where_nothing_ever_was),
         ("status", status),
@@ -382,6 +405,7 @@ pub fn trials() -> Vec<Trial> {
         ("reboot", reboot_forgets_attachments),
         ("lock", a_lock_not_had_in_time),
         ("damage::current", a_damaged_generation_is_set_aside),
+        ("damage::database", a_damaged_database_costs_nothing),
         ("damage::all", a_store_that_cannot_be_read),
         ("linked-data-dir", a_linked_data_dir),
         ("uninterrupted", traffic_goes_on_while_others_come_and_go),

@@ -1,43 +1,52 @@
 //! What the node holds: leases and their owners, on disk, one writer at a time.
 //!
 //! sled 0.34 opened by short-lived processes is left corrupt for good by
-//! SIGKILL, and runtimes do kill plugins that take too long. So no process ever
-//! writes to a database that another will read:
+//! SIGKILL, and runtimes do kill plugins that take too long. So nothing that a process
+//! opens with sled is what another relies on:
 //!
 //! ```text
 //! <dir>/lock                      flock, held until store and kernel agree
 //! <dir>/current → generation.42   a symbolic link, replaced by rename(2)
 //! <dir>/durable → generation.40   the newest generation that was fsynced whole
 //! <dir>/generation.42/            sled's files, and `seal`; never written again
+//! <dir>/generation.42/journal     what was committed since, commit by commit
 //! <dir>/generation.41/            the one before, kept to fall back on
 //! <dir>/damaged.39/               set aside by a writer that fell back
 //! <dir>/removed-<time>/           all of that, set aside by the operator
 //! <dir>/writing.<pid>.<n>/        what a writer wrote, before it is a generation
-//! <work>/writing.<pid>.<n>/       a writer's copy, flocked while it is in use
+//! <work>/working.<n>/             the database as the last writer closed it
+//! <work>/writing.<pid>.<n>/       what a writer works on, flocked while it is in use
 //! <work>/reading.<pid>.<n>/       a reader's copy, likewise
 //! ```
 //!
-//! A writer copies `current`, opens the copy, writes, closes it, copies it back,
-//! seals that and renames the link; a reader copies and opens without the lock.
+//! A writer takes the working copy, changes it, appends its changes to the journal, which
+//! is the commit, closes the copy and leaves it to the next. Where there is none, as
+//! after a writer was killed, it copies the generation and goes through the journal. Long
+//! journals end with a new generation, made of the closed copy. A reader copies and goes
+//! through the journal without the lock. So a commit takes about as long however much is
+//! stored, and what sled wrote is only ever opened again after it was closed.
+//!
 //! `work` should be in memory: sled syncs its files, three times from opening to
 //! closing, which on a disk is much of what a call takes and of no use for copies.
 //! Where there is no room, `dir` will do.
 //!
 //! A `seal` holds the boot in which the generation was written, and the length and
 //! CRC-32 of each of its files, so that damage shows when a generation is copied
-//! and not when sled happens upon it.
+//! and not when sled happens upon it. A journal has a CRC-32 for each commit.
 //!
-//! Leases of attachments die with the power, so most commits are not synced.
-//! Those that change a claim, or what a module holds, are, and move `durable`; so is
-//! and does the first of every boot: it starts from `durable` and drops what belonged
-//! to attachments.
+//! Leases of attachments die with the power, so most commits are not synced. Those that
+//! change a claim, or what a module holds, are; the generation that their journal
+//! belongs to is `durable` then. So is the first of every boot: it starts from `durable`
+//! and drops what belonged to attachments.
 //!
-//! Limits: every open copies the whole database, which is meant for thousands
-//! of leases and not for millions. The file system must have flock and symbolic
+//! Limits: every reader copies the whole database, and sled goes through its table of
+//! pages as it opens; it is meant for thousands of leases and not for millions. The file system must have flock and symbolic
 //! links. The kernel and the published files are none of the store's business.
 
 mod access;
 mod aside;
+mod attachment;
+mod bucket;
 mod claim;
 mod copy;
 mod database;
@@ -45,9 +54,11 @@ mod draft;
 mod error;
 mod generation;
 mod inventory;
+mod journal;
 mod ledger;
 mod lock;
 mod module;
+mod part;
 mod port_index;
 mod publish;
 mod reader;
@@ -59,6 +70,7 @@ mod seal;
 mod tests;
 mod tree;
 mod view;
+mod working;
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -72,6 +84,7 @@ pub use draft::{Draft, Moment};
 pub use error::StoreError;
 pub use generation::CURRENT;
 pub use inventory::{Generation, Inventory};
+pub use journal::JOURNAL;
 pub use lock::Lock;
 pub use reader::Reader;
 pub use view::View;
@@ -130,6 +143,19 @@ impl Store {
     pub fn lock(&self, timeout: Duration) -> Result<Lock, StoreError> {
         create_dir(&self.dir)?;
         Lock::acquire(self.clone(), timeout)
+    }
+
+    /// Looks at what the store holds now: where nobody else is at work, at the working
+    /// copy, under the lock; else as `read` does.
+    pub fn look<T>(&self, look: impl FnOnce(&View) -> T) -> Result<T, StoreError> {
+        if self.exists()?
+            && let Ok(mut lock) = self.lock(Duration::ZERO)
+            // What is wrong is found by a reader as well.
+            && let Ok(draft) = lock.begin()
+        {
+            return Ok(look(&draft));
+        }
+        Ok(look(&*self.read()?))
     }
 
     /// What the store holds now, without the lock. A later commit does not

@@ -67,7 +67,7 @@ pub(super) fn add(call: &Call, config: &Config, node: &mut Node) -> Result<Strin
     Ok(result.to_json(config.version))
 }
 
-/// A container without ports, as most are: nothing is locked and nothing written,
+/// A container without ports, as most are: nobody is waited for and nothing written,
 /// unless it had some before or there is something to put right.
 fn release_without_ports(
     call: &Call,
@@ -76,18 +76,20 @@ fn release_without_ports(
     attachment: &Attachment,
     lock_timeout: Duration,
 ) -> Result<(), Error> {
-    let leases = match node.store.read() {
+    let context = Context::of(call, config);
+    let store = node.store.clone();
+    let has_work = store.look(|leases| {
+        let is_held = leases.forwarding(attachment)?.is_some();
+        Ok::<_, StoreError>(is_held || !release::ill_tables(context, node, leases)?.is_empty())
+    });
+    match has_work.flatten() {
         // As in DEL: leases that cannot be read are nobody's, and STATUS says so.
         Err(error @ StoreError::Damaged { .. }) => {
             log::error!("nothing is looked for that {attachment} held before: {error}");
             return Ok(());
         }
-        read => read?,
-    };
-    let has_work = leases.forwarding(attachment)?.is_some();
-    let context = Context::of(call, config);
-    if !has_work && release::ill_tables(context, node, &leases)?.is_empty() {
-        return Ok(());
+        Ok(false) => return Ok(()),
+        has_work => drop(has_work?),
     }
     let mut lock = node.lock(lock_timeout)?;
     let draft = lock.begin()?;
@@ -167,7 +169,10 @@ fn take(
     let change = Change::compute(node, &table, &draft, &before.forwardings, &after)?;
     let committed = match node.nat.change(&table, &change.remove, &[]) {
         Ok(()) => draft.commit().map_err(Error::from),
-        Err(error) => Err(error.into()),
+        Err(error) => {
+            drop(draft);
+            Err(error.into())
+        }
     };
     if let Err(error) = committed {
         put_back(node, &table, &before.forwardings);

@@ -1,5 +1,5 @@
 //! CHECK: compare what is asked for with the store, and the store with the
-//! kernel, element by element. Reads only, without the lock.
+//! kernel, element by element. Reads only, and waits for nobody.
 
 use super::{Call, Error, Node, asked, attachment, options};
 use crate::{
@@ -15,19 +15,21 @@ pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(),
     let mut options = options(&settings)?;
     let result = config.prev_result()?;
     let requests = asked(call, config, &settings)?.requests;
-    let leases = node.store.read()?;
-    options.lineage = leases.lineage();
-    let held = leases.forwarding(&attachment)?;
-    let served = held.as_ref().map_or(&[][..], |held| &held.leases);
-    let mut differences = unserved(&requests, served);
-    if let Some(forwarding) = &held {
-        if forwarding.container != result.container_addresses(&attachment.interface) {
-            differences.push("the container's addresses are not those of ADD".to_owned());
+    let differences = node.store.look(|leases| {
+        options.lineage = leases.lineage();
+        let held = leases.forwarding(&attachment)?;
+        let served = held.as_ref().map_or(&[][..], |held| &held.leases);
+        let mut differences = unserved(&requests, served);
+        if let Some(forwarding) = &held {
+            if forwarding.container != result.container_addresses(&attachment.interface) {
+                differences.push("the container's addresses are not those of ADD".to_owned());
+            }
+            let table = Table::new(&config.network, &options);
+            let found = node.nat.check(&table, &elements(forwarding))?;
+            differences.extend(found.iter().map(ToString::to_string));
         }
-        let table = Table::new(&config.network, &options);
-        let found = node.nat.check(&table, &elements(forwarding))?;
-        differences.extend(found.iter().map(ToString::to_string));
-    }
+        Ok::<_, Error>(differences)
+    })??;
     if differences.is_empty() {
         return Ok(());
     }

@@ -20,10 +20,19 @@ use super::{StoreError, error::At};
 /// Set-group-ID, and reading and entering for the group.
 const OPEN: u32 = 0o2050;
 
+/// Reading and entering for the group.
+const READABLE: u32 = 0o050;
+
 /// Lets those read what is in `new`, below `dir`, who may read `dir`.
 pub(super) fn open_as(dir: &Path, new: &Path) -> Result<(), StoreError> {
     let mode = fs::metadata(dir).at("look at", dir)?.permissions().mode();
     if mode & OPEN == OPEN { open(new) } else { Ok(()) }
+}
+
+/// Whether those may read what is in the generation who may read `dir`, and nobody else.
+pub(super) fn is_open_as(dir: &Path, generation: &Path) -> Result<bool, StoreError> {
+    let mode = |path: &Path| Ok(fs::metadata(path).at("look at", path)?.permissions().mode());
+    Ok((mode(dir)? & OPEN == OPEN) == (mode(generation)? & READABLE == READABLE))
 }
 
 fn open(dir: &Path) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ use super::{
     publish::DAMAGED,
     scratch,
     seal::sync,
+    working,
 };
 
 /// What the names of directories begin with that hold a store set aside.
@@ -46,6 +47,10 @@ impl Lock {
         }
         sync(&target)?;
         sync(dir)?;
+        // It goes on from what is no longer there.
+        if let Some(work) = &self.store.work {
+            drop(working::take(work, dir)?);
+        }
         Ok(Some(target))
     }
 }

@@ -52,8 +52,8 @@ impl View {
 
     /// The claims about a port, on whatever address, in use or not.
     pub fn claims_on(&self, protocol: Protocol, port: Port) -> Result<Vec<Claim>, StoreError> {
-        let keys = self.claim_keys_on(protocol, port);
-        keys.map(|entry| self.indexed_claim(&record::claim_key(&entry?.1))).collect()
+        let keys = self.claim_keys_on(protocol, port)?.into_iter();
+        keys.map(|(_, key)| self.indexed_claim(&record::claim_key(&key))).collect()
     }
 
     /// The latest time that the store was told, in seconds since the Unix epoch.
@@ -79,11 +79,12 @@ impl View {
         &self,
         protocol: Protocol,
         port: Port,
-    ) -> impl Iterator<Item = Result<(HostPort, ClaimKey), StoreError>> {
-        self.on_port(PortIndex::Claims, protocol, port).map(|entry| {
-            let (port, (key, value)) = entry?;
-            Ok((port, record::read_claim_of_port(&key, &value)?))
-        })
+    ) -> Result<Vec<(HostPort, ClaimKey)>, StoreError> {
+        let entries = self.on_port(PortIndex::Claims, protocol, port)?.into_iter();
+        let read = |(port, value): (HostPort, Vec<u8>)| {
+            Ok((port, record::read_claim_of_port(&record::port_key(&port), &value)?))
+        };
+        entries.map(read).collect()
     }
 
     fn claims_below(&self, prefix: Vec<u8>) -> Result<Vec<Claim>, StoreError> {
@@ -200,8 +201,7 @@ impl Draft<'_> {
 
     fn refuse_conflicts(&self, claim: &Claim) -> Result<(), StoreError> {
         for wanted in claim.ports() {
-            for entry in self.claim_keys_on(wanted.protocol, wanted.port) {
-                let (port, other) = entry?;
+            for (port, other) in self.claim_keys_on(wanted.protocol, wanted.port)? {
                 if other != claim.key && port.conflicts_with(&wanted) {
                     return Err(StoreError::Claimed { port, claim: other });
                 }
@@ -233,7 +233,7 @@ impl Database {
     }
 
     fn claim_at(&self, key: &[u8]) -> Result<Option<Claim>, StoreError> {
-        let value = self.tree(Tree::Claim).get(key).at("read", self.path())?;
+        let value = self.get(Tree::Claim, key)?;
         value.map(|value| record::read_claim(key, &value)).transpose()
     }
 
@@ -271,7 +271,7 @@ impl Database {
     }
 
     fn latest_time(&self) -> Result<Option<u64>, StoreError> {
-        let latest = self.tree(Tree::Meta).get(TIME_KEY).at("read", self.path())?;
+        let latest = self.get(Tree::Meta, TIME_KEY)?;
         latest.map(|value| record::read_number(Tree::Meta, TIME_KEY, &value)).transpose()
     }
 

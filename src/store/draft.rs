@@ -1,4 +1,10 @@
-//! Writing: a private copy of what is committed, changed, and published.
+//! Writing: what is committed, opened where nobody else does, changed, and committed.
+//!
+//! A commit is appended to the journal of the current generation. Where that cannot be
+//! gone on with (there is none, it is damaged, of another boot or of another version),
+//! the commit is a generation of its own. Either way the database is closed then and
+//! left to the next writer, and its files become the next generation when the journal
+//! has grown long.
 
 use std::{ops::Deref, time::Duration};
 
@@ -8,14 +14,13 @@ use super::{
     Lock, StoreError, access,
     copy::copy_closed,
     database::Database,
-    generation::open_base,
-    port_index::PortIndex,
+    generation::{self, Appendix, open_base},
+    journal::{self, Journal, Position, Start},
     publish::{self, Plan},
-    record,
     scratch::{self, Scratch},
     seal::Seal,
-    tree::Tree,
     view::View,
+    working,
 };
 
 /// When something happens, by two clocks.
@@ -33,10 +38,14 @@ pub struct Moment {
 #[derive(Debug)]
 pub struct Draft<'lock> {
     lock: &'lock Lock,
-    // Dropped in this order: the database, then its directory.
+    // Dropped in this order: the database, then its directory. There from the beginning
+    // to the commit.
     view: View,
-    scratch: Scratch,
+    scratch: Option<Scratch>,
+    /// How a generation of its own would be published.
     plan: Plan,
+    /// What the commit may be appended to.
+    journal: Option<Appendix>,
 }
 
 impl<'lock> Draft<'lock> {
@@ -48,11 +57,15 @@ impl<'lock> Draft<'lock> {
         {
             log::warn!("{}", e.with_cause());
         }
-        let (mut base, mut scratch) = open_base(store, Scratch::writing)?;
+        let (mut base, mut scratch) = open_base(store, Scratch::writing, true)?;
+        let mut is_rebuilt = false;
         if base.bloated {
             // Where this fails, the disk may be full, the old file still serves.
             match rebuild(&base.database, &scratch) {
-                Ok(rebuilt) => (base.database, scratch) = rebuilt,
+                Ok(rebuilt) => {
+                    (base.database, scratch) = rebuilt;
+                    is_rebuilt = true;
+                }
                 Err(e) => log::warn!("cannot rebuild the database: {}", e.with_cause()),
             }
         }
@@ -60,13 +73,18 @@ impl<'lock> Draft<'lock> {
             base.database.begin_lineage();
         }
         publish::remove_unlinked(&store.dir, &base.unlinked);
+        if let Some(journal) = &mut base.journal {
+            let generation = generation::path(&store.dir, journal.generation);
+            journal.is_last |= is_rebuilt || !access::is_open_as(&store.dir, &generation)?;
+        }
         let plan = Plan {
             number: base.next,
             base: base.number,
             damaged: base.damaged,
             durable: base.durable,
         };
-        Ok(Self { lock, view: View { database: Some(base.database) }, scratch, plan })
+        let view = View { database: Some(base.database) };
+        Ok(Self { lock, view, scratch: Some(scratch), plan, journal: base.journal })
     }
 
     /// Puts down what an attachment holds, in place of what it held before. Ports
@@ -79,16 +97,11 @@ impl<'lock> Draft<'lock> {
         let owner = &forwarding.attachment;
         self.take_out(owner)?;
         let database = self.database_mut();
-        let key = record::attachment_key(owner);
-        database.put(Tree::Attachment, &key, &record::forwarding(forwarding))?;
-        for lease in &forwarding.leases {
-            database.put_port(PortIndex::Leases, &lease.host, &record::owner(owner))?;
-            database.delete_release(&lease.host)?;
-        }
-        for (tree, key) in index_keys(forwarding) {
-            database.mark(tree, &key)?;
-        }
-        Ok(())
+        database.put_attachment(forwarding)?;
+        forwarding
+            .leases
+            .iter()
+            .try_for_each(|lease| database.delete_release(&lease.host).map(drop))
     }
 
     fn refuse_conflicts_of(&self, forwarding: &Forwarding) -> Result<(), StoreError> {
@@ -101,8 +114,7 @@ impl<'lock> Draft<'lock> {
                     return Err(StoreError::Conflict { port, holder });
                 }
             }
-            for entry in self.claim_keys_on(wanted.protocol, wanted.port) {
-                let (port, claim) = entry?;
+            for (port, claim) in self.claim_keys_on(wanted.protocol, wanted.port)? {
                 let is_own = lease.claim_key(forwarding.namespace()).as_ref() == Some(&claim);
                 if !is_own && port.conflicts_with(wanted) {
                     return Err(StoreError::Claimed { port, claim });
@@ -143,13 +155,63 @@ impl<'lock> Draft<'lock> {
     /// the first commit of a boot.
     pub fn commit(mut self) -> Result<(), StoreError> {
         let database = self.view.database.take().expect("a draft has a database until here");
+        let scratch = self.scratch.take().expect("a draft has a directory until here");
+        if let Some(journal) = self.journal {
+            return self.append(journal, database, scratch);
+        }
+        self.publish(Start::new(None), database, &scratch)?;
+        self.leave(scratch);
+        Ok(())
+    }
+
+    /// Commits by the journal. What fails after that costs time, and nothing else.
+    fn append(
+        &mut self,
+        journal: Appendix,
+        database: Database,
+        scratch: Scratch,
+    ) -> Result<(), StoreError> {
+        let store = &self.lock.store;
+        let generation = generation::path(&store.dir, journal.generation);
+        if self.plan.durable && !journal.is_durable {
+            publish::make_durable(&store.dir, journal.generation)?;
+        }
+        let changes = database.changes();
+        let append = || journal::append(&generation, journal.end, changes, self.plan.durable);
+        let end = match append() {
+            Err(e) if e.takes_no_more() && publish::make_room(&store.dir)? => append()?,
+            appended => appended?,
+        };
+        // Nothing is lost in a power cut that is not in the journal as well.
+        self.plan.durable = false;
+        let is_due = journal.is_last || is_long(end, &database);
+        let closed = if is_due {
+            self.publish(Start::new(Some(end)), database, &scratch)
+        } else {
+            database.close(end)
+        };
+        match closed {
+            Ok(()) => self.leave(scratch),
+            Err(e) => log::warn!("the next call has to copy the database: {}", e.with_cause()),
+        }
+        Ok(())
+    }
+
+    /// Closes the database and makes a generation of its files.
+    fn publish(
+        &self,
+        start: Start,
+        database: Database,
+        scratch: &Scratch,
+    ) -> Result<(), StoreError> {
         let (live, lineage) = (database.live(), database.lineage());
-        database.close()?;
+        database.close(start.position())?;
         let store = &self.lock.store;
         let write = || {
             let new = Scratch::writing(&store.dir)?;
-            let files = copy_closed(self.scratch.path(), new.path())?;
-            Seal::new(files, &store.boot, live, lineage).write(new.path())?;
+            let files = copy_closed(scratch.path(), new.path())?;
+            Journal::create(new.path(), start)?;
+            Seal::new(files, &store.boot, start.id, live, lineage).write(new.path())?;
             access::open_as(&store.dir, new.path())?;
             if self.plan.durable {
                 Seal::sync(new.path())?;
@@ -162,9 +224,22 @@ impl<'lock> Draft<'lock> {
         }
     }
 
+    /// Leaves the closed database to the next writer.
+    fn leave(&self, closed: Scratch) {
+        if let Some(work) = self.lock.store.work.as_deref().filter(|work| closed.is_in(work)) {
+            working::give_back(work, &self.lock.store.dir, closed);
+        }
+    }
+
     /// The commit must survive a power cut.
     pub(super) fn make_durable(&mut self) {
         self.plan.durable = true;
+    }
+
+    /// Whether it must.
+    #[cfg(test)]
+    pub(super) fn is_durable(&self) -> bool {
+        self.plan.durable
     }
 
     /// Removes an attachment's record and everything that leads to it.
@@ -172,13 +247,7 @@ impl<'lock> Draft<'lock> {
         let Some(forwarding) = self.view.forwarding(owner)? else {
             return Ok(None);
         };
-        for lease in &forwarding.leases {
-            self.database_mut().delete_port(PortIndex::Leases, &lease.host)?;
-        }
-        for (tree, key) in index_keys(&forwarding) {
-            self.database_mut().delete(tree, &key)?;
-        }
-        self.database_mut().delete(Tree::Attachment, &record::attachment_key(owner))?;
+        self.database_mut().delete_attachment(&forwarding)?;
         Ok(Some(forwarding))
     }
 
@@ -191,6 +260,20 @@ impl<'lock> Draft<'lock> {
     }
 }
 
+/// What nobody changed goes to the next writer as it is.
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        let Some((database, scratch)) = self.view.database.take().zip(self.scratch.take()) else {
+            return;
+        };
+        let Some(journal) = self.journal.filter(|_| database.changes().is_empty()) else { return };
+        match database.close(journal.end) {
+            Ok(()) => self.leave(scratch),
+            Err(e) => log::warn!("the next call has to copy the database: {}", e.with_cause()),
+        }
+    }
+}
+
 impl Deref for Draft<'_> {
     type Target = View;
 
@@ -199,29 +282,15 @@ impl Deref for Draft<'_> {
     }
 }
 
+/// Whether a journal takes about as long to go through as it takes to copy the database.
+fn is_long(end: Position, database: &Database) -> bool {
+    const SHORT: u64 = 64 * 1024;
+    const LIVE_SHARE: u64 = 16;
+    end.length > SHORT + database.live() / LIVE_SHARE
+}
+
 /// The same content in a fresh file, in a directory of its own.
 fn rebuild(database: &Database, beside: &Scratch) -> Result<(Database, Scratch), StoreError> {
     let scratch = beside.another()?;
     Ok((database.rebuild(scratch.path())?, scratch))
-}
-
-/// The keys under which the indexes name a forwarding's record.
-fn index_keys(forwarding: &Forwarding) -> Vec<(Tree, Vec<u8>)> {
-    let Attachment { network, container, interface } = &forwarding.attachment;
-    let (network, container, interface) =
-        (network.as_str(), container.as_str(), interface.as_str());
-    let mut keys = vec![(Tree::Network, record::key([network, container, interface]))];
-    for address in forwarding.container.iter() {
-        let address = address.to_string();
-        keys.push((Tree::Address, record::key([network, &address, container, interface])));
-    }
-    if let Some(pod) = &forwarding.pod {
-        let (namespace, name) = (pod.namespace.as_str(), pod.name.as_str());
-        let key = record::key([namespace, name, container, interface, network]);
-        keys.push((Tree::Pod, key));
-    }
-    if let Some(link) = &forwarding.link {
-        keys.push((Tree::Link, record::key([network, link.as_str(), container, interface])));
-    }
-    keys
 }

@@ -39,8 +39,8 @@ pub enum StoreError {
         /// The cause.
         source: sled::Error,
     },
-    /// sled panicked as it opened a private copy; what is published is untouched.
-    #[error("cannot open the database in {}: sled panicked: {message}", path.display())]
+    /// sled panicked over a private copy; what is published is untouched.
+    #[error("cannot use the database in {}: sled panicked: {message}", path.display())]
     Panicked {
         /// The directory of the copy.
         path: PathBuf,

@@ -1,10 +1,11 @@
 //! Generations: which one to start from.
 //!
-//! In the boot that wrote it, the truth is `current`, else the generation
-//! before it. `durable` tells the boot: its target was fsynced whole, so no
-//! power cut tears its seal. In a later boot the truth is `durable`; what came
-//! after it was only ever about attachments, and is used only where its seal
-//! shows that it is whole and `durable` is not.
+//! In the boot that wrote it, the truth is `current` and its journal, else the
+//! generation before it and both journals. `durable` tells the boot: its target was
+//! fsynced whole, so no power cut tears its seal. In a later boot the truth is
+//! `durable` and what the power cut left of its journal; what came after that was only
+//! ever about attachments, and is used only where its seal shows that it is whole and
+//! `durable` is not.
 
 use std::{
     fs,
@@ -13,8 +14,15 @@ use std::{
 };
 
 use super::{
-    Store, StoreError, copy::copy, create_dir, database::Database, error::At, scratch::Scratch,
+    Store, StoreError,
+    copy::copy,
+    create_dir,
+    database::{Database, size_of},
+    error::At,
+    journal::{Journal, Position},
+    scratch::Scratch,
     seal::Seal,
+    working,
 };
 
 /// The link to the newest generation. Each commit replaces it by rename(2).
@@ -49,12 +57,15 @@ impl Link {
     }
 }
 
-/// A database that was opened on a private copy of a generation.
+/// A database that was opened in a private directory.
 #[derive(Debug)]
 pub(super) struct Base {
     pub(super) database: Database,
-    /// The generation that was copied; none in a new store.
+    /// The generation that it came from; none in a new store.
     pub(super) number: Option<u64>,
+    /// What a commit may be appended to: none unless the generation is the current one,
+    /// of this boot and this version, and whole.
+    pub(super) journal: Option<Appendix>,
     /// Newer generations that could not be read.
     pub(super) damaged: Vec<u64>,
     /// The number for the generation that is made of it.
@@ -65,6 +76,19 @@ pub(super) struct Base {
     pub(super) unlinked: Vec<u64>,
     /// Whether the database is due to be rebuilt.
     pub(super) bloated: bool,
+}
+
+/// The journal of the current generation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Appendix {
+    pub(super) generation: u64,
+    /// Where the journal ends.
+    pub(super) end: Position,
+    /// Whether the generation was fsynced whole.
+    pub(super) is_durable: bool,
+    /// Whether another generation is due, however long the journal is: there is none to
+    /// fall back on.
+    pub(super) is_last: bool,
 }
 
 /// What there is in the directory.
@@ -133,25 +157,65 @@ impl Survey {
         highest.unwrap_or(0) + 1
     }
 
+    /// Opens the working copy, where there is one that goes on from the current
+    /// generation.
+    fn open_working(&self, store: &Store) -> Result<Option<(Base, Scratch)>, StoreError> {
+        let (Some(work), Some(number)) = (&store.work, self.current.number()) else {
+            return Ok(None);
+        };
+        let generation = path(&store.dir, number);
+        // Whatever is wrong here, it is found, and told, when the generation is opened.
+        let (Ok(seal), Ok(journal)) = (Seal::read(&generation), Journal::read(&generation)) else {
+            return Ok(None);
+        };
+        let Some(id) = seal.id.filter(|_| seal.boot == store.boot) else { return Ok(None) };
+        let Some(scratch) = working::take(work, &store.dir)? else { return Ok(None) };
+        let Some(database) = Database::open_working(scratch.path(), id, seal.lineage)? else {
+            return Ok(None);
+        };
+        let (held, end) = (database.position(), journal.end);
+        let is_whole = journal.is_whole(id);
+        let is_cut = held.is_some_and(|held| held.length > end.length);
+        if is_whole && held == Some(end) {
+            return self
+                .base(database, Some(number), Some(end), Vec::new(), &scratch)
+                .map(|base| Some((base, scratch)));
+        }
+        if !is_whole || is_cut {
+            log::error!("{}; going on from {}", journal.damage(), scratch.path().display());
+            return self
+                .base(database, Some(number), None, Vec::new(), &scratch)
+                .map(|base| Some((base, scratch)));
+        }
+        Ok(None)
+    }
+
     /// Tries the candidates in turn; none when the link moved meanwhile, as it
     /// may when this is a reader.
     fn open(&self, dir: &Path, boot: &str, scratch: &Scratch) -> Result<Option<Base>, StoreError> {
         let mut causes = Vec::new();
         let mut damaged = Vec::new();
         if self.current == Link::Absent && self.is_new() {
-            return Ok(Some(self.base(fresh(scratch)?, false, None, damaged)));
+            return self.base(fresh(scratch)?, None, None, damaged, scratch).map(Some);
         }
         if self.current.number().is_none() {
             causes.push(StoreError::Link { path: dir.join(CURRENT) });
         }
         for &candidate in &self.candidates {
             match open(&path(dir, candidate), boot, self.is_of_boot, scratch) {
-                Ok((database, bloated)) => {
+                Ok((mut database, journal)) => {
                     for cause in &causes {
                         let from = path(dir, candidate);
                         log::error!("{}; going on from {}", cause.with_cause(), from.display());
                     }
-                    return Ok(Some(self.base(database, bloated, Some(candidate), damaged)));
+                    for damaged in &damaged {
+                        go_on(&mut database, journal, &path(dir, *damaged))?;
+                    }
+                    let is_current = self.current == Link::To(candidate) && damaged.is_empty();
+                    let journal = journal.filter(|_| is_current);
+                    return self
+                        .base(database, Some(candidate), journal, damaged, scratch)
+                        .map(Some);
                 }
                 Err(e) if e.is_damage() => {
                     if Link::read(dir, CURRENT)? != self.current {
@@ -165,7 +229,7 @@ impl Survey {
         }
         if self.is_new() {
             scratch.clear()?;
-            return Ok(Some(self.base(fresh(scratch)?, false, None, damaged)));
+            return self.base(fresh(scratch)?, None, None, damaged, scratch).map(Some);
         }
         Err(StoreError::Damaged { dir: dir.to_owned(), causes })
     }
@@ -173,30 +237,49 @@ impl Survey {
     fn base(
         &self,
         database: Database,
-        bloated: bool,
         number: Option<u64>,
+        journal: Option<Position>,
         damaged: Vec<u64>,
-    ) -> Base {
+        scratch: &Scratch,
+    ) -> Result<Base, StoreError> {
         let linked = self.current.number().or(number);
         let is_unlinked = |n: &u64| linked.is_none_or(|linked| *n > linked);
-        Base {
+        let bloated = database.is_bloated(size_of(scratch.path())?);
+        let appendix = |(generation, end)| Appendix {
+            generation,
+            end,
+            is_durable: self.durable == Link::To(generation),
+            is_last: self.numbers.iter().all(|other| *other >= generation),
+        };
+        Ok(Base {
             database,
             number,
+            journal: number.zip(journal).map(appendix),
             damaged,
             next: self.next(),
             durable: !self.durable_is_of_boot,
             unlinked: self.numbers.iter().copied().filter(is_unlinked).collect(),
             bloated,
-        }
+        })
     }
 }
 
-/// Opens a private copy of what holds now, in a directory that `create` makes.
-/// Where there is no place for it in memory, the disk will do.
+/// Opens what holds now in a private directory that `create` makes: a copy, or, for who
+/// holds the lock, the working copy itself. Where there is no place for it in memory,
+/// the disk will do.
 pub(super) fn open_base(
     store: &Store,
     create: fn(&Path) -> Result<Scratch, StoreError>,
+    may_take: bool,
 ) -> Result<(Base, Scratch), StoreError> {
+    if may_take {
+        let survey = Survey::of(&store.dir, &store.boot)?;
+        match survey.open_working(store) {
+            Ok(Some(opened)) => return Ok(opened),
+            Ok(None) => {}
+            Err(e) => log::warn!("the working copy is of no use: {}", e.with_cause()),
+        }
+    }
     let open_in = |dir| {
         let scratch = create(dir)?;
         // The links may move meanwhile, each time because a writer committed.
@@ -226,24 +309,50 @@ fn fresh(scratch: &Scratch) -> Result<Database, StoreError> {
     Ok(database)
 }
 
-/// Opens a private copy of one generation; tells whether it is bloated.
+/// Opens a private copy of one generation, with what is in its journal; tells where that
+/// ends, if it can be gone on with.
 fn open(
     generation: &Path,
     boot: &str,
     must_be_of_boot: bool,
     scratch: &Scratch,
-) -> Result<(Database, bool), StoreError> {
+) -> Result<(Database, Option<Position>), StoreError> {
     scratch.clear()?;
     let seal = copy(generation, scratch.path())?;
-    if must_be_of_boot && seal.boot != boot {
+    let is_of_boot = seal.boot == boot;
+    if must_be_of_boot && !is_of_boot {
         return Err(StoreError::Boot { path: generation.to_owned() });
     }
     let mut database = Database::open(scratch.path(), seal.live, seal.lineage)?;
-    if seal.boot != boot {
-        database.end_boot()?;
+    let mut end = None;
+    if let Some(id) = seal.id {
+        let journal = Journal::read(generation)?;
+        // A power cut may end it anywhere behind what was synced.
+        if journal.start.id != id || is_of_boot && !journal.is_whole(id) {
+            return Err(journal.damage());
+        }
+        database.replay(&journal)?;
+        end = Some(journal.end);
     }
-    let bloated = seal.size() > database.reasonable_size();
-    Ok((database, bloated))
+    if database.is_former() {
+        database.migrate()?;
+        end = None;
+    }
+    if !is_of_boot {
+        database.end_boot()?;
+        end = None;
+    }
+    Ok((database, end))
+}
+
+/// Does again what the journal of a damaged generation says, if that generation was made
+/// of what the database holds.
+fn go_on(database: &mut Database, end: Option<Position>, damaged: &Path) -> Result<(), StoreError> {
+    match Journal::read(damaged) {
+        Ok(journal) if end.is_some() && journal.start.base == end => database.replay(&journal),
+        // What does not go on from there is part of what is lost.
+        _ => Ok(()),
+    }
 }
 
 /// Where a generation is.

@@ -11,6 +11,7 @@ use super::{
     aside::REMOVED,
     error::At,
     generation::{CURRENT, DURABLE, Link, numbers, path},
+    journal::Journal,
     publish::DAMAGED,
     scratch,
     seal::Seal,
@@ -38,7 +39,7 @@ pub struct Generation {
     pub number: u64,
     /// The size of its files in bytes; none where its seal cannot be read.
     pub size: Option<u64>,
-    /// Whether its files are what its seal says.
+    /// Whether its files are what its seal says, and its journal can be read.
     pub is_whole: bool,
     /// Whether it was written in the running boot.
     pub is_of_boot: bool,
@@ -59,7 +60,7 @@ impl Store {
             inventory.generations.push(Generation {
                 number,
                 size: seal.as_ref().ok().map(Seal::size),
-                is_whole: seal.as_ref().is_ok_and(|seal| seal.holds(&folder)),
+                is_whole: seal.as_ref().is_ok_and(|seal| is_whole(seal, &folder)),
                 is_of_boot: seal.is_ok_and(|seal| seal.boot == self.boot),
                 links: links
                     .into_iter()
@@ -93,6 +94,11 @@ impl Store {
         }
         Ok(inventory)
     }
+}
+
+fn is_whole(seal: &Seal, folder: &Path) -> bool {
+    let journal = |id| Journal::read(folder).is_ok_and(|journal| journal.is_whole(id));
+    seal.holds(folder) && seal.id.is_none_or(journal)
 }
 
 /// What is in a directory, sorted; nothing where there is none.

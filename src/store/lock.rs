@@ -92,6 +92,7 @@ impl Lock {
 pub(super) fn lock_within(file: File, timeout: Duration) -> io::Result<Option<File>> {
     match file.try_lock_exclusive() {
         Ok(()) => return Ok(Some(file)),
+        Err(e) if e.kind() == ErrorKind::WouldBlock && timeout.is_zero() => return Ok(None),
         Err(e) if e.kind() == ErrorKind::WouldBlock => {}
         Err(e) => return Err(e),
     }

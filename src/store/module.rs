@@ -54,8 +54,8 @@ impl Draft<'_> {
             if let Some((port, holder)) = holders.into_iter().next() {
                 return Err(StoreError::Conflict { port, holder });
             }
-            if let Some(entry) = self.claim_keys_on(wanted.protocol, wanted.port).next() {
-                let (port, claim) = entry?;
+            let claims = self.claim_keys_on(wanted.protocol, wanted.port)?;
+            if let Some((port, claim)) = claims.into_iter().next() {
                 return Err(StoreError::Claimed { port, claim });
             }
         }

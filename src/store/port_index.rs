@@ -3,14 +3,7 @@
 
 use crate::lease::{HostPort, Port, PortMap, Protocol};
 
-use super::{
-    StoreError,
-    database::Database,
-    error::At,
-    record,
-    tree::Tree,
-    view::{Entry, View},
-};
+use super::{StoreError, database::Database, record, tree::Tree, view::View};
 
 /// An index by port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,19 +35,22 @@ impl PortIndex {
 }
 
 impl View {
-    /// The entries of an index about a port, on whatever address.
+    /// The entries of an index about a port, on whatever address: the port, and what the
+    /// index says of it.
     pub(super) fn on_port(
         &self,
         index: PortIndex,
         protocol: Protocol,
         port: Port,
-    ) -> impl Iterator<Item = Result<(HostPort, Entry), StoreError>> {
+    ) -> Result<Vec<(HostPort, Vec<u8>)>, StoreError> {
         let tree = index.tree();
-        self.scan(tree, record::port_prefix(protocol, port)).map(move |entry| {
-            let entry = entry?;
-            let port = record::read_port_key(&entry.0);
-            Ok((port.ok_or_else(|| record::damaged(tree, &entry.0))?, entry))
-        })
+        let bucket = record::port_bucket(protocol, port);
+        let entries = self.bucket(tree, &bucket, &record::port_prefix(protocol, port))?;
+        let read = |(key, value): (Vec<u8>, _)| {
+            let port = record::read_port_key(&key);
+            Ok((port.ok_or_else(|| record::damaged(tree, &key))?, value))
+        };
+        entries.into_iter().map(read).collect()
     }
 
     /// The ports of a protocol that an index knows.
@@ -82,7 +78,8 @@ impl Database {
         port: &HostPort,
         value: &[u8],
     ) -> Result<(), StoreError> {
-        self.put(index.tree(), &record::port_key(port), value)?;
+        let bucket = record::port_bucket(port.protocol, port.port);
+        self.put_entry(index.tree(), &bucket, &record::port_key(port), value)?;
         self.set_bit(index.bitmap(), port, true)
     }
 
@@ -92,27 +89,16 @@ impl Database {
         index: PortIndex,
         port: &HostPort,
     ) -> Result<(), StoreError> {
-        self.delete(index.tree(), &record::port_key(port))?;
-        let left = record::port_prefix(port.protocol, port.port);
-        let left = self.tree(index.tree()).scan_prefix(left).next().transpose();
-        let is_left = left.at("read", self.path())?.is_some();
+        let bucket = record::port_bucket(port.protocol, port.port);
+        let left = self.delete_entry(index.tree(), &bucket, &record::port_key(port))?;
+        let same = record::port_prefix(port.protocol, port.port);
+        let is_left = left.iter().any(|(key, _)| key.starts_with(&same));
         self.set_bit(index.bitmap(), port, is_left)
-    }
-
-    /// Makes the bitmap of an index, where there may be none.
-    pub(super) fn sum_up(&mut self, index: PortIndex) -> Result<(), StoreError> {
-        let keys = self.tree(index.tree()).iter().keys().collect::<sled::Result<Vec<_>>>();
-        for key in keys.at("read", self.path())? {
-            let port = record::read_port_key(&key);
-            let port = port.ok_or_else(|| record::damaged(index.tree(), &key))?;
-            self.set_bit(index.bitmap(), &port, true)?;
-        }
-        Ok(())
     }
 
     fn set_bit(&mut self, tree: Tree, port: &HostPort, is_set: bool) -> Result<(), StoreError> {
         let key = record::bits_key(port.protocol, port.port);
-        let before = match self.tree(tree).get(key).at("read", self.path())? {
+        let before = match self.get(tree, &key)? {
             Some(value) => record::read_bits(tree, &key, &value)?,
             None => [0; PortMap::CHUNK_BYTES],
         };

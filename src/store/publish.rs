@@ -36,19 +36,17 @@ pub(super) struct Plan {
 /// disk space comes before the first change that anyone can see.
 pub(super) fn publish(dir: &Path, new: &Path, plan: &Plan) -> Result<(), StoreError> {
     let generation = path(dir, plan.number);
+    let before = [CURRENT, DURABLE].map(|link| Link::read(dir, link).map(|to| (link, to)));
     fs::rename(new, &generation).at("rename", new)?;
     if let Err(e) = make_current(dir, plan) {
-        // Not linked and not acknowledged: as if it had never been.
-        remove(&generation);
-        for link in [CURRENT, DURABLE] {
-            drop(fs::remove_file(prepared(dir, link)));
+        // Not acknowledged: as if it had never been.
+        for before in before {
+            if let Err(e) = before.and_then(|(link, to)| restore(dir, link, to)) {
+                log::error!("cannot put a link back: {}", e.with_cause());
+            }
         }
+        remove(&generation);
         return Err(e);
-    }
-    if plan.durable {
-        sync(dir)?;
-        replace(dir, DURABLE)?;
-        sync(dir)?;
     }
     if let Err(e) = prune(dir, plan) {
         log::warn!("cannot remove old generations: {}", e.with_cause());
@@ -67,7 +65,37 @@ fn make_current(dir: &Path, plan: &Plan) -> Result<(), StoreError> {
     for number in &plan.damaged {
         set_aside(dir, *number)?;
     }
-    replace(dir, CURRENT)
+    replace(dir, CURRENT)?;
+    if plan.durable {
+        sync(dir)?;
+        replace(dir, DURABLE)?;
+        sync(dir)?;
+    }
+    Ok(())
+}
+
+/// Makes a link what it was, whether it has changed or was about to.
+fn restore(dir: &Path, link: &str, before: Link) -> Result<(), StoreError> {
+    drop(fs::remove_file(prepared(dir, link)));
+    match before {
+        now if now == Link::read(dir, link)? => Ok(()),
+        Link::To(number) => prepare(dir, link, number).and_then(|()| replace(dir, link)),
+        // It was of no use.
+        Link::Absent | Link::Broken => {
+            let path = dir.join(link);
+            fs::remove_file(&path).at("remove", &path)
+        }
+    }
+}
+
+/// Makes the current generation, as it is and whatever its journal holds, what the next
+/// boot starts from.
+pub(super) fn make_durable(dir: &Path, number: u64) -> Result<(), StoreError> {
+    Seal::sync(&path(dir, number))?;
+    prepare(dir, DURABLE, number)?;
+    sync(dir)?;
+    replace(dir, DURABLE)?;
+    sync(dir)
 }
 
 /// Where a link is made before it takes its place.

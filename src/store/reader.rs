@@ -17,7 +17,7 @@ impl Reader {
         if !store.exists()? {
             return Ok(Self { view: View { database: None }, _scratch: None });
         }
-        let (base, scratch) = open_base(store, Scratch::reading)?;
+        let (base, scratch) = open_base(store, Scratch::reading, false)?;
         Ok(Self { view: View { database: Some(base.database) }, _scratch: Some(scratch) })
     }
 }

@@ -3,29 +3,35 @@
 //!
 //! ```text
 //! tree          key                                          value
-//! attachment    container 0 interface 0 network              {"schema":1, …a Forwarding}
-//! port          protocol, port (2), tag, address (0, 4, 16)  1 0 container 0 interface 0 network
+//! attachment    network 0 hash of the container (2)          container 0 interface: {"schema":1, …a Forwarding}
+//! port          protocol, port (2) of 8                      PORT: 1 0 container 0 interface 0 network
 //! held          protocol, high byte of the port              bits
-//! network       network 0 container 0 interface              1
-//! address       network 0 address 0 container 0 interface    1
-//! pod           namespace 0 pod 0 container 0 interface 0 network    1
-//! link          network 0 link 0 container 0 interface       1
+//! address       network 0 address (4, 16) of 8               last byte, container 0 interface:
+//! pod           namespace 0 hash of the name (2)             pod 0 container 0 interface 0 network:
+//! link          network 0 link                               1 0 number of attachments
 //! release       protocol, port (2)                           1 0 at 0 rested [0 module]
 //! rested        rested (8), protocol, port (2)               1
 //! claim         CLAIM                                        {"schema":1, …a Claim}
-//! claim-port    protocol, port (2), tag, address (0, 4, 16)  1 0 CLAIM
+//! claim-port    protocol, port (2) of 8                      PORT: 1 0 CLAIM
 //! claimed       protocol, high byte of the port              bits
 //! claim-holder  container 0 interface 0 network 0 CLAIM      1
 //! claim-expiry  seconds since the Unix epoch (8), CLAIM      1
 //! module        module 0 protocol, port (2)                  {"schema":1, …a ModuleLease}
-//! module-port   protocol, port (2), tag                      1 0 module
+//! module-port   protocol, port (2) of 8                      PORT: 1 0 module
 //! module-held   protocol, high byte of the port              bits
 //! meta          schema                                       the schema of all trees together
 //! meta          time                                         1 0 seconds since the Unix epoch
+//! meta          place                                        1 0 ID 0 length 0 CRC-32 0 live bytes
 //!
+//! PORT  = protocol, port (2), tag, address (0, 4, 16)
 //! CLAIM = namespace or nothing 0 claim 0 port name 0 protocol name
 //! bits  = the byte 1, then 32 bytes: a bit for each port with that high byte
 //! ```
+//!
+//! A value with a colon is a bucket of entries, here with their keys before the colon. The
+//! first of 8 ports or addresses, which differ in the lowest three bits, is in the key of
+//! the bucket, or a hash of which a node has about as many as it has containers: buckets
+//! are to have a few entries each.
 //!
 //! `0` is a NUL byte, which no name can hold; numbers in keys are big-endian,
 //! those in values decimal. The protocol is its IANA number in one byte, and the
@@ -41,7 +47,7 @@
 //! when nobody knew the time as it became unused.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
     time::Duration,
 };
@@ -50,15 +56,21 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::lease::{
     Attachment, Claim, ClaimKey, Forwarding, HostAddress, HostPort, ModuleId, ModuleLease,
-    Namespace, Port, PortMap, Protocol, Release,
+    Namespace, NetworkName, Pod, Port, PortMap, Protocol, Release,
 };
 
-use super::{StoreError, tree::Tree};
+use super::{StoreError, database::Place, journal::Position, tree::Tree};
 
 /// The newest schema of a value that is known, and the one that is written.
 pub(super) const SCHEMA: u32 = 1;
 /// The same in a byte.
 const BITS_SCHEMA: u8 = 1;
+/// What is the same of the last byte in a bucket of ports or addresses.
+const BUCKET_MASK: u8 = 0xf8;
+/// How many bits of a hash are in the key of a bucket of a network's attachments.
+const ATTACHMENT_BITS: u32 = 12;
+/// The same for a namespace's pods.
+const POD_BITS: u32 = 11;
 
 /// Names with a NUL between each two.
 pub(super) fn key<const N: usize>(names: [&str; N]) -> Vec<u8> {
@@ -72,9 +84,62 @@ pub(super) fn prefix<const N: usize>(names: [&str; N]) -> Vec<u8> {
     prefix
 }
 
-/// The key of an attachment's record.
+/// The key of the bucket of a container's attachments to a network.
+pub(super) fn attachment_bucket(network: &[u8], container: &[u8]) -> Vec<u8> {
+    let mut bucket = network.to_vec();
+    bucket.push(0);
+    bucket.extend(hash::<ATTACHMENT_BITS>(container));
+    bucket
+}
+
+/// The key of an attachment's record in its bucket.
 pub(super) fn attachment_key(owner: &Attachment) -> Vec<u8> {
-    key([owner.container.as_str(), owner.interface.as_str(), owner.network.as_str()])
+    key([owner.container.as_str(), owner.interface.as_str()])
+}
+
+/// The network of the key of a bucket of attachments.
+pub(super) fn network_of(bucket: &[u8]) -> &[u8] {
+    bucket.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// So many bits of a CRC-32, which is as good as random for names.
+fn hash<const BITS: u32>(name: &[u8]) -> [u8; 2] {
+    let [.., high, low] = (crc32fast::hash(name) & ((1 << BITS) - 1)).to_be_bytes();
+    [high, low]
+}
+
+/// The key of the bucket of an address in a network.
+pub(super) fn address_bucket(network: &NetworkName, address: IpAddr) -> Vec<u8> {
+    let mut bucket = prefix([network.as_str()]);
+    match address {
+        IpAddr::V4(address) => bucket.extend(address.octets()),
+        IpAddr::V6(address) => bucket.extend(address.octets()),
+    }
+    if let Some(last) = bucket.last_mut() {
+        *last &= BUCKET_MASK;
+    }
+    bucket
+}
+
+/// What the keys begin with in it of all that is about the address.
+pub(super) fn address_prefix(address: IpAddr) -> [u8; 1] {
+    match address {
+        IpAddr::V4(address) => [address.octets()[3]],
+        IpAddr::V6(address) => [address.octets()[15]],
+    }
+}
+
+/// The key of the bucket of a pod.
+pub(super) fn pod_bucket(pod: &Pod) -> Vec<u8> {
+    let mut bucket = prefix([pod.namespace.as_str()]);
+    bucket.extend(hash::<POD_BITS>(pod.name.as_str().as_bytes()));
+    bucket
+}
+
+/// The key of the bucket of a port.
+pub(super) fn port_bucket(protocol: Protocol, port: Port) -> Vec<u8> {
+    let [high, low] = port.number().to_be_bytes();
+    vec![protocol.number(), high, low & BUCKET_MASK]
 }
 
 /// What the keys begin with of all that is held on a port.
@@ -177,9 +242,7 @@ fn namespace_name(namespace: Option<&Namespace>) -> &str {
 
 /// What the keys begin with of the claims that an attachment uses.
 pub(super) fn holder_prefix(holder: &Attachment) -> Vec<u8> {
-    let mut prefix = attachment_key(holder);
-    prefix.push(0);
-    prefix
+    prefix([holder.container.as_str(), holder.interface.as_str(), holder.network.as_str()])
 }
 
 /// The claim's key in such a key.
@@ -279,6 +342,23 @@ pub(super) fn number(number: u64) -> Vec<u8> {
 pub(super) fn read_number(tree: Tree, key: &[u8], value: &[u8]) -> Result<u64, StoreError> {
     let &[number] = unstamp(tree, key, value)?.as_slice() else { return Err(damaged(tree, key)) };
     number.parse().map_err(|_| damaged(tree, key))
+}
+
+/// What a database says about itself.
+pub(super) fn place(place: Place) -> Vec<u8> {
+    let Place { position: Position { id, length, crc32 }, live } = place;
+    let numbers = [id, length, crc32.into(), live].map(|number| number.to_string());
+    stamp(SCHEMA, &numbers.each_ref().map(String::as_str))
+}
+
+/// What such a value says.
+pub(super) fn read_place(tree: Tree, key: &[u8], value: &[u8]) -> Result<Place, StoreError> {
+    let damage = || damaged(tree, key);
+    let numbers: Result<Vec<u64>, _> =
+        unstamp(tree, key, value)?.into_iter().map(str::parse).collect();
+    let Ok(&[id, length, crc32, live]) = numbers.as_deref() else { return Err(damage()) };
+    let crc32 = u32::try_from(crc32).map_err(|_| damage())?;
+    Ok(Place { position: Position { id, length, crc32 }, live })
 }
 
 /// The last field of a release of a module's.
@@ -382,7 +462,7 @@ pub(super) fn damaged(tree: Tree, key: &[u8]) -> StoreError {
     StoreError::Record { tree: tree.name(), key: String::from_utf8_lossy(key).into_owned() }
 }
 
-fn supported(tree: Tree, key: &[u8], schema: u32) -> Result<(), StoreError> {
+pub(super) fn supported(tree: Tree, key: &[u8], schema: u32) -> Result<(), StoreError> {
     if schema <= SCHEMA {
         return Ok(());
     }

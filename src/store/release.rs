@@ -81,7 +81,7 @@ impl Database {
     ) -> Result<Option<Release>, StoreError> {
         let (protocol, port) = (host.protocol, host.port);
         let key = record::port_prefix(protocol, port);
-        let Some(value) = self.tree(Tree::Release).get(&key).at("read", self.path())? else {
+        let Some(value) = self.get(Tree::Release, &key)? else {
             return Ok(None);
         };
         let release = record::read_release(&key, &value)?;

@@ -23,6 +23,8 @@ pub(super) struct Scratch {
     /// Locked, so that a writer can tell a reader that lives from one that was
     /// killed: a process ID may be used again, or be of another PID namespace.
     _alive: File,
+    /// Whether it is no longer private.
+    is_left: bool,
 }
 
 impl Scratch {
@@ -36,11 +38,30 @@ impl Scratch {
         Self::create(dir, READING)
     }
 
+    /// Makes a directory a writer's own, which others know under another name; none
+    /// where it is not there.
+    pub(super) fn adopt(dir: &Path, known: &Path) -> Result<Option<Self>, StoreError> {
+        let alive = match File::open(known) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.at("open", known)?,
+        };
+        // Before it has a name by which it could be taken for a leftover.
+        alive.try_lock_exclusive().at("lock", known)?;
+        let path = unused(dir, WRITING);
+        fs::rename(known, &path).at("rename", known)?;
+        Ok(Some(Self { path, _alive: alive, is_left: false }))
+    }
+
+    /// Leaves the directory to others, under this name.
+    pub(super) fn leave(mut self, known: &Path) -> Result<(), StoreError> {
+        fs::rename(&self.path, known).at("rename", &self.path)?;
+        self.is_left = true;
+        Ok(())
+    }
+
     fn create(dir: &Path, prefix: &str) -> Result<Self, StoreError> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{prefix}{}.{count}", process::id()));
+            let path = unused(dir, prefix);
             match DirBuilder::new().mode(0o700).create(&path) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
                 created => created.at("create", &path)?,
@@ -55,7 +76,7 @@ impl Scratch {
                 locked => locked.at("lock", &path)?,
             }
             if path.exists() {
-                return Ok(Self { path, _alive: alive });
+                return Ok(Self { path, _alive: alive, is_left: false });
             }
         }
     }
@@ -67,6 +88,11 @@ impl Scratch {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was made in this directory.
+    pub(super) fn is_in(&self, dir: &Path) -> bool {
+        self.path.parent() == Some(dir)
     }
 
     /// Removes what is in it, to start over.
@@ -83,6 +109,9 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         match fs::remove_dir_all(&self.path) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 log::warn!("cannot remove {}: {e}", self.path.display());
@@ -90,6 +119,13 @@ impl Drop for Scratch {
             _ => {}
         }
     }
+}
+
+/// A name that no other directory of this process has or had.
+fn unused(dir: &Path, prefix: &str) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    dir.join(format!("{prefix}{}.{count}", process::id()))
 }
 
 /// Removes what killed writers and readers left; nothing where there is no such

@@ -1,7 +1,7 @@
 //! The seal of a generation: when it was written, and what its files hold.
 //!
 //! ```text
-//! {"schema":1,"boot":"4b5c…","live":740,"lineage":…,"files":{"conf":{"length":61,"crc32":…},"db":{…}}}
+//! {"schema":2,"boot":"4b5c…","id":…,"live":740,"lineage":…,"files":{"conf":{"length":61,"crc32":…},"db":{…}}}
 //! ```
 //!
 //! A copy is checked against it, so a torn, truncated or overwritten generation
@@ -18,10 +18,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{StoreError, error::At, record::SCHEMA};
+use super::{StoreError, error::At};
 
 /// The name of the file.
 const SEAL: &str = "seal";
+/// The newest schema of generations, and the one that is written. In schema 1 there are
+/// no journals: what knows only that one would pass over what is in them.
+const SCHEMA: u32 = 2;
 
 /// The length and checksum of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +64,9 @@ pub(super) struct Seal {
     schema: u32,
     /// The ID of the boot in which it was written.
     pub(super) boot: String,
+    /// A number that no other generation has; its journal begins with it. None in
+    /// schema 1, where there was no journal.
+    pub(super) id: Option<u64>,
     /// The bytes of the keys and values in its database.
     pub(super) live: u64,
     /// What it descends from: see `View::lineage`.
@@ -71,8 +77,14 @@ pub(super) struct Seal {
 
 impl Seal {
     /// The seal of these files, by their path inside the generation.
-    pub(super) fn new(files: BTreeMap<PathBuf, Sum>, boot: &str, live: u64, lineage: u64) -> Self {
-        Self { schema: SCHEMA, boot: boot.to_owned(), live, lineage, files }
+    pub(super) fn new(
+        files: BTreeMap<PathBuf, Sum>,
+        boot: &str,
+        id: u64,
+        live: u64,
+        lineage: u64,
+    ) -> Self {
+        Self { schema: SCHEMA, boot: boot.to_owned(), id: Some(id), live, lineage, files }
     }
 
     /// Reads and checks the seal of a generation.

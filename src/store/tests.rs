@@ -113,6 +113,30 @@ fn commit(store: &Store, change: impl FnOnce(&mut Draft) -> Result<(), StoreErro
     draft.commit().unwrap();
 }
 
+/// The journal that the next boot begins with, and its length: right after a durable
+/// commit, what a power cut leaves of it at least.
+fn synced(store: &Store) -> (PathBuf, u64) {
+    let journal = store.dir.join("durable/journal").canonicalize().unwrap();
+    let length = journal.metadata().unwrap().len();
+    (journal, length)
+}
+
+/// The power fails: what was appended since has become something else.
+fn cut_power((journal, length): &(PathBuf, u64)) {
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new().append(true).open(journal).unwrap();
+    file.set_len(*length).unwrap();
+    file.write_all(&vec![fastrand::u8(..); fastrand::usize(..200)]).unwrap();
+}
+
+/// A writer is killed, and the working copy goes with it.
+fn forget_working_copy(store: &Store) {
+    let work = store.work.as_ref().unwrap();
+    for name in names(work).iter().filter(|name| name.starts_with("working.")) {
+        fs::remove_dir_all(work.join(name)).unwrap();
+    }
+}
+
 /// What is in the store's directory, without the lock.
 fn listing(store: &Store) -> Vec<String> {
     names(&store.dir)

@@ -6,7 +6,6 @@ pub(super) enum Tree {
     Attachment,
     Port,
     Held,
-    Network,
     Address,
     Pod,
     Link,
@@ -25,11 +24,10 @@ pub(super) enum Tree {
 
 impl Tree {
     /// Every tree, in the order of its number.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Attachment,
         Self::Port,
         Self::Held,
-        Self::Network,
         Self::Address,
         Self::Pod,
         Self::Link,
@@ -52,7 +50,6 @@ impl Tree {
             Self::Attachment
             | Self::Port
             | Self::Held
-            | Self::Network
             | Self::Address
             | Self::Pod
             | Self::Link
@@ -70,13 +67,35 @@ impl Tree {
         }
     }
 
+    /// Whether it only leads to records of other trees.
+    pub(super) fn is_index(self) -> bool {
+        match self {
+            Self::Port
+            | Self::Held
+            | Self::Address
+            | Self::Pod
+            | Self::Link
+            | Self::ClaimPort
+            | Self::Claimed
+            | Self::ModulePort
+            | Self::ModuleHeld => true,
+            Self::Attachment
+            | Self::Release
+            | Self::Rested
+            | Self::Claim
+            | Self::ClaimHolder
+            | Self::ClaimExpiry
+            | Self::Module
+            | Self::Meta => false,
+        }
+    }
+
     /// Its name in the database.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Attachment => "attachment",
             Self::Port => "port",
             Self::Held => "held",
-            Self::Network => "network",
             Self::Address => "address",
             Self::Pod => "pod",
             Self::Link => "link",

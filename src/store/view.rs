@@ -31,7 +31,7 @@ impl View {
 
     /// What the attachment holds.
     pub fn forwarding(&self, owner: &Attachment) -> Result<Option<Forwarding>, StoreError> {
-        self.forwarding_at(&record::attachment_key(owner))
+        self.attached(owner.network.as_str().as_bytes(), &record::attachment_key(owner))
     }
 
     /// What is held for an interface of a container, whatever the network.
@@ -40,12 +40,17 @@ impl View {
         container: &ContainerId,
         interface: &InterfaceName,
     ) -> Result<Vec<Forwarding>, StoreError> {
-        self.records(record::prefix([container.as_str(), interface.as_str()]))
+        let mut held = Vec::new();
+        for network in self.networks()? {
+            let key = record::key([container.as_str(), interface.as_str()]);
+            held.extend(self.attached(&network, &key)?);
+        }
+        Ok(held)
     }
 
     /// All that is held under a network's name.
     pub fn of_network(&self, network: &NetworkName) -> Result<Vec<Forwarding>, StoreError> {
-        self.keys_of_network(network).map(|key| self.indexed(&key?)).collect()
+        self.records(record::prefix([network.as_str()]))
     }
 
     /// All that attachments hold.
@@ -53,11 +58,21 @@ impl View {
         self.records(Vec::new())
     }
 
-    /// The records of the attachments whose keys begin like this.
+    /// The records of the attachments in the buckets whose keys begin like this, in an
+    /// order that people expect.
     fn records(&self, prefix: Vec<u8>) -> Result<Vec<Forwarding>, StoreError> {
-        self.scan(Tree::Attachment, prefix)
-            .map(|entry| entry.and_then(|(key, value)| record::read_forwarding(&key, &value)))
-            .collect()
+        let read = |entry: Result<(Vec<u8>, Vec<u8>), _>| {
+            entry.and_then(|(key, value)| record::read_forwarding(&key, &value))
+        };
+        let records = self.buckets(Tree::Attachment, prefix).map(read);
+        let mut records = records.collect::<Result<Vec<_>, _>>()?;
+        records.sort_by(|a, b| {
+            let [a, b] = [&a.attachment, &b.attachment].map(|attachment| {
+                (&attachment.container, &attachment.interface, &attachment.network)
+            });
+            a.cmp(&b)
+        });
+        Ok(records)
     }
 
     /// Who holds a port, and on which addresses of the host.
@@ -66,15 +81,16 @@ impl View {
         protocol: Protocol,
         port: Port,
     ) -> Result<Vec<(HostPort, Owner)>, StoreError> {
-        let attachments = self.on_port(PortIndex::Leases, protocol, port).map(|entry| {
-            let (port, (key, value)) = entry?;
-            Ok((port, Owner::Attachment(record::read_owner(&key, &value)?)))
-        });
-        let modules = self.on_port(PortIndex::Modules, protocol, port).map(|entry| {
-            let (port, (key, value)) = entry?;
-            Ok((port, Owner::Module(record::read_module_of_port(&key, &value)?)))
-        });
-        attachments.chain(modules).collect()
+        let mut holders = Vec::new();
+        for (port, value) in self.on_port(PortIndex::Leases, protocol, port)? {
+            let owner = record::read_owner(&record::port_key(&port), &value)?;
+            holders.push((port, Owner::Attachment(owner)));
+        }
+        for (port, value) in self.on_port(PortIndex::Modules, protocol, port)? {
+            let module = record::read_module_of_port(&record::port_key(&port), &value)?;
+            holders.push((port, Owner::Module(module)));
+        }
+        Ok(holders)
     }
 
     /// The ports of a protocol that have a holder, on whatever address.
@@ -86,7 +102,8 @@ impl View {
 
     /// Whether nothing is held under a network's name.
     pub fn network_is_empty(&self, network: &NetworkName) -> Result<bool, StoreError> {
-        Ok(self.keys_of_network(network).next().transpose()?.is_none())
+        let prefix = record::prefix([network.as_str()]);
+        Ok(self.scan(Tree::Attachment, prefix).next().transpose()?.is_none())
     }
 
     /// Whether an attachment of the network is behind a link of the host.
@@ -95,8 +112,8 @@ impl View {
         network: &NetworkName,
         link: &InterfaceName,
     ) -> Result<bool, StoreError> {
-        let prefix = record::prefix([network.as_str(), link.as_str()]);
-        Ok(self.scan(Tree::Link, prefix).next().transpose()?.is_some())
+        let Some(database) = &self.database else { return Ok(false) };
+        Ok(database.behind_link(network, link)? > 0)
     }
 
     /// What attachments of the network hold that have this address. More than one
@@ -107,14 +124,16 @@ impl View {
         network: &NetworkName,
         address: IpAddr,
     ) -> Result<Vec<Forwarding>, StoreError> {
-        let address = address.to_string();
-        let prefix = record::prefix([network.as_str(), &address]);
-        self.owner_keys(Tree::Address, prefix, network).map(|key| self.indexed(&key?)).collect()
+        let bucket = record::address_bucket(network, address);
+        let prefix = record::address_prefix(address);
+        let entries = self.bucket(Tree::Address, &bucket, &prefix)?;
+        let network = network.as_str().as_bytes();
+        entries.into_iter().map(|(key, _)| self.indexed(network, &key[prefix.len()..])).collect()
     }
 
     /// What some attachment of the network holds, other than `except`: a sample
-    /// by which to tell whether the kernel still has what it was given. Container
-    /// IDs are hexadecimal numbers; the first from `chance` on is taken.
+    /// by which to tell whether the kernel still has what it was given. The first
+    /// bucket from `chance` on is taken.
     pub fn any_of_network(
         &self,
         network: &NetworkName,
@@ -123,17 +142,18 @@ impl View {
     ) -> Result<Option<Forwarding>, StoreError> {
         let Some(database) = &self.database else { return Ok(None) };
         let prefix = record::prefix([network.as_str()]);
-        let from = [&prefix, format!("{chance:08x}").as_bytes()].concat();
-        let index = database.tree(Tree::Network);
+        let name = network.as_str().as_bytes();
+        let from = record::attachment_bucket(name, &chance.to_be_bytes());
+        let index = database.tree(Tree::Attachment);
         let later = index
             .range(from..)
-            .take_while(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
-        let except = record::attachment_key(except);
-        for entry in later.chain(index.scan_prefix(&prefix)) {
-            let (key, _) = entry.at("read", database.path())?;
-            let owner = [&key[prefix.len()..], b"\0", network.as_str().as_bytes()].concat();
-            if owner != except {
-                return self.indexed(&owner).map(Some);
+            .take_while(|bucket| bucket.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
+        for bucket in later.chain(index.scan_prefix(&prefix)) {
+            let (bucket, _) = bucket.at("read", database.path())?;
+            for (key, value) in self.bucket(Tree::Attachment, &bucket, &[])? {
+                if key != record::attachment_key(except) {
+                    return record::read_forwarding(&key, &value).map(Some);
+                }
             }
         }
         Ok(None)
@@ -141,65 +161,73 @@ impl View {
 
     /// What is held for a container, on whatever interface and network.
     pub fn of_container(&self, container: &ContainerId) -> Result<Vec<Forwarding>, StoreError> {
-        self.records(record::prefix([container.as_str()]))
+        let mut held = Vec::new();
+        for network in self.networks()? {
+            let bucket = record::attachment_bucket(&network, container.as_str().as_bytes());
+            let prefix = record::prefix([container.as_str()]);
+            for (key, value) in self.bucket(Tree::Attachment, &bucket, &prefix)? {
+                held.push(record::read_forwarding(&key, &value)?);
+            }
+        }
+        Ok(held)
     }
 
     /// What is held for a pod by this name: for its sandboxes, for there may be
     /// an old one beside the new one, and their interfaces.
     pub fn of_pod(&self, pod: &Pod) -> Result<Vec<Forwarding>, StoreError> {
-        let prefix = record::prefix([pod.namespace.as_str(), pod.name.as_str()]);
-        let length = prefix.len();
-        self.scan(Tree::Pod, prefix).map(|entry| self.indexed(&entry?.0[length..])).collect()
+        let prefix = record::prefix([pod.name.as_str()]);
+        let entries = self.bucket(Tree::Pod, &record::pod_bucket(pod), &prefix)?;
+        entries.into_iter().map(|(key, _)| self.of_pod_key(&key)).collect()
     }
 
     /// What is held for the pods of a namespace.
     pub fn of_namespace(&self, namespace: &Namespace) -> Result<Vec<Forwarding>, StoreError> {
-        let prefix = record::prefix([namespace.as_str()]);
-        let length = prefix.len();
-        let pods = self.scan(Tree::Pod, prefix).map(|entry| {
-            let (key, _) = entry?;
-            let owner = key[length..].splitn(2, |byte| *byte == 0).nth(1);
-            self.indexed(owner.ok_or_else(|| record::damaged(Tree::Pod, &key))?)
-        });
-        pods.collect()
+        let entries = self.buckets(Tree::Pod, record::prefix([namespace.as_str()]));
+        entries.map(|entry| self.of_pod_key(&entry?.0)).collect()
     }
 
-    /// The keys of the records that the network index names.
-    fn keys_of_network(
-        &self,
-        network: &NetworkName,
-    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
-        self.owner_keys(Tree::Network, record::prefix([network.as_str()]), network)
+    /// The record that an entry of the index of pods leads to.
+    fn of_pod_key(&self, key: &[u8]) -> Result<Forwarding, StoreError> {
+        let names: Vec<&[u8]> = key.split(|byte| *byte == 0).collect();
+        let &[_, container, interface, network] = names.as_slice() else {
+            return Err(record::damaged(Tree::Pod, key));
+        };
+        self.indexed(network, &[container, interface].join(&0))
     }
 
-    /// The keys of the records that an index names behind a prefix.
-    fn owner_keys(
-        &self,
-        index: Tree,
-        prefix: Vec<u8>,
-        network: &NetworkName,
-    ) -> impl Iterator<Item = Result<Vec<u8>, StoreError>> {
-        let name = network.as_str().as_bytes().to_vec();
-        let length = prefix.len();
-        self.scan(index, prefix).map(move |entry| {
-            let (key, _) = entry?;
-            Ok([&key[length..], b"\0", &name].concat())
-        })
+    /// The names of the networks under which anything is held.
+    fn networks(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let Some(database) = &self.database else { return Ok(Vec::new()) };
+        let index = database.tree(Tree::Attachment);
+        let mut networks = Vec::new();
+        let mut from = Vec::new();
+        while let Some(entry) = index.range(from.as_slice()..).next() {
+            let (key, _) = entry.at("read", database.path())?;
+            let network = record::network_of(&key).to_vec();
+            // Behind all that begins with the name and a NUL.
+            from = [network.as_slice(), &[1]].concat();
+            networks.push(network);
+        }
+        Ok(networks)
     }
 
     /// The record that an index leads to.
-    fn indexed(&self, key: &[u8]) -> Result<Forwarding, StoreError> {
-        self.forwarding_at(key)?.ok_or_else(|| record::damaged(Tree::Attachment, key))
+    fn indexed(&self, network: &[u8], key: &[u8]) -> Result<Forwarding, StoreError> {
+        self.attached(network, key)?.ok_or_else(|| record::damaged(Tree::Attachment, key))
     }
 
-    fn forwarding_at(&self, key: &[u8]) -> Result<Option<Forwarding>, StoreError> {
-        let value = self.get(Tree::Attachment, key)?;
-        value.map(|value| record::read_forwarding(key, &value)).transpose()
+    /// The record of an attachment to a network, by its key in its bucket.
+    fn attached(&self, network: &[u8], key: &[u8]) -> Result<Option<Forwarding>, StoreError> {
+        let container = key.split(|byte| *byte == 0).next().unwrap_or_default();
+        let bucket = record::attachment_bucket(network, container);
+        let entries = self.bucket(Tree::Attachment, &bucket, key)?;
+        let own = entries.into_iter().find(|(other, _)| other == key);
+        own.map(|(key, value)| record::read_forwarding(&key, &value)).transpose()
     }
 
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
         match &self.database {
-            Some(database) => database.tree(tree).get(key).at("read", database.path()),
+            Some(database) => database.get(tree, key),
             None => Ok(None),
         }
     }

@@ -1,5 +1,6 @@
-//! Waiting until the store holds something else: the link `current` in `dataDir` is
-//! renamed with each commit. Nothing is polled, and nothing locked.
+//! Waiting until the store holds something else: each commit is appended to the journal
+//! that the link `current` in `dataDir` leads to, or replaces the link. Nothing is
+//! polled, and nothing locked.
 //!
 //! Limits: a folder above `dataDir` that is renamed or replaced is not noticed.
 
@@ -22,7 +23,7 @@ use rustix::{
 /// What ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// A generation was committed, or `dataDir` came or went.
+    /// Something was committed, or `dataDir` came or went.
     Changed,
     /// Whoever reads standard output has gone.
     Unread,
@@ -36,6 +37,8 @@ pub struct Watch {
     folder: PathBuf,
     /// Its number; none once it has gone.
     number: Option<i32>,
+    /// The number of the current journal; none where there is none.
+    journal: Option<i32>,
 }
 
 impl Watch {
@@ -46,7 +49,7 @@ impl Watch {
         let data_dir = std::path::absolute(data_dir)
             .with_context(|| format!("cannot find {}", data_dir.display()))?;
         let folder = data_dir.clone();
-        let mut watch = Self { inotify, data_dir, folder, number: None };
+        let mut watch = Self { inotify, data_dir, folder, number: None, journal: None };
         watch.arm()?;
         Ok(watch)
     }
@@ -97,6 +100,7 @@ impl Watch {
         let mut matters = false;
         let mut is_gone = false;
         let mut is_nearer = false;
+        let mut is_moved = false;
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
         loop {
@@ -111,6 +115,10 @@ impl Watch {
                 matters = true;
                 continue;
             }
+            if Some(event.wd()) == self.journal {
+                matters |= flags.contains(ReadFlags::MODIFY);
+                continue;
+            }
             // Events of a watch that was given up may still be in the queue.
             if Some(event.wd()) != self.number {
                 continue;
@@ -119,7 +127,7 @@ impl Watch {
             is_gone |= flags.intersects(over);
             let name = event.file_name().map(std::ffi::CStr::to_bytes);
             if self.folder == self.data_dir {
-                matters |= name == Some(store::CURRENT.as_bytes());
+                is_moved |= name == Some(store::CURRENT.as_bytes());
             } else {
                 let rest = self.data_dir.strip_prefix(&self.folder).ok();
                 let next = rest.and_then(|rest| rest.iter().next());
@@ -130,8 +138,29 @@ impl Watch {
             let was_there = self.folder == self.data_dir;
             self.arm()?;
             matters |= was_there || self.folder == self.data_dir;
+        } else if is_moved {
+            matters = true;
+            self.arm_journal()?;
         }
         Ok(matters)
+    }
+
+    /// Watches the journal of the current generation. What is appended before is read
+    /// all the same: whoever is woken reads after this.
+    fn arm_journal(&mut self) -> anyhow::Result<()> {
+        if let Some(number) = self.journal.take() {
+            // It goes by itself with its generation.
+            _ = inotify::remove_watch(&self.inotify, number);
+        }
+        let path = self.data_dir.join(store::CURRENT).join(store::JOURNAL);
+        match inotify::add_watch(&self.inotify, &path, WatchFlags::MODIFY) {
+            Ok(number) => self.journal = Some(number),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot watch {}", path.display()));
+            }
+        }
+        Ok(())
     }
 
     /// Watches `data_dir`, or what is nearest to it.
@@ -165,7 +194,7 @@ impl Watch {
                 (Some(below), Some(number)) if below.is_dir() => {
                     _ = inotify::remove_watch(&self.inotify, number);
                 }
-                _ => return Ok(()),
+                _ => return self.arm_journal(),
             }
         }
     }
@@ -173,14 +202,22 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::{fs, io::Write, os::unix::fs::symlink};
 
     use super::*;
 
     fn commit(dir: &Path, number: u32) {
-        let new = dir.join("new");
-        symlink(format!("generation.{number}"), &new).unwrap();
+        let (new, generation) = (dir.join("new"), format!("generation.{number}"));
+        fs::create_dir_all(dir.join(&generation)).unwrap();
+        append(&dir.join(&generation));
+        symlink(generation, &new).unwrap();
         fs::rename(new, dir.join("current")).unwrap();
+    }
+
+    fn append(generation: &Path) {
+        let mut file = fs::File::options();
+        let file = file.create(true).append(true).open(generation.join("journal"));
+        file.unwrap().write_all(b"x").unwrap();
     }
 
     #[test]
@@ -198,6 +235,23 @@ mod tests {
         commit(&dir, 2);
         commit(&dir, 3);
         assert!(watch.drain().unwrap());
+        for _ in 0..2 {
+            append(&dir.join("current"));
+            assert!(watch.drain().unwrap());
+            assert!(!watch.drain().unwrap());
+        }
+        append(&dir.join("generation.2"));
+        assert!(!watch.drain().unwrap());
+        fs::remove_dir_all(dir.join("generation.3")).unwrap();
+        assert!(!watch.drain().unwrap());
+        let mut later = Watch::new(&dir).unwrap();
+        commit(&dir, 4);
+        append(&dir.join("current"));
+        for watch in [&mut watch, &mut later] {
+            assert!(watch.drain().unwrap());
+            append(&dir.join("current"));
+            assert!(watch.drain().unwrap());
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is put down is found again, by every question.
 
-use std::{fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, slice};
+use std::{
+    collections::BTreeSet, fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, slice,
+};
 
 use super::*;
 use crate::lease;
@@ -59,7 +61,10 @@ fn every_question_finds_what_was_committed() {
     assert!(reader.link_is_used(net, &cni0).unwrap());
     assert!(!reader.link_is_used(net, &"cni".parse().unwrap()).unwrap());
     assert_eq!(reader.any_of_network(net, &a.attachment, 0).unwrap(), Some(b.clone()));
-    assert_eq!(reader.any_of_network(net, &owner("c"), 0).unwrap(), Some(a.clone()));
+    let any = |chance| reader.any_of_network(net, &owner("c"), chance).unwrap().unwrap();
+    let found: BTreeSet<_> = (0..1_000).map(any).map(|held| held.attachment.container).collect();
+    let expected = [&a, &b].map(|held| held.attachment.container.clone());
+    assert_eq!(found, BTreeSet::from(expected));
 
     // What was read stays as it was, and the copy goes with its reader.
     commit(&store, |draft| draft.remove(&b.attachment, MOMENT).map(drop));
@@ -76,13 +81,16 @@ fn only_current_previous_and_durable_are_kept_and_only_root_may_look() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    for i in 0..5 {
-        commit(&store, |draft| draft.insert(&forwarding("a", &[8080 + i])));
+    let mut generations = BTreeSet::new();
+    while generations.len() < 5 {
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8080, 8081])));
+        generations.insert(fs::read_link(store.dir.join("current")).unwrap());
     }
     let kept = ["current", "durable", "generation.1", "generation.4", "generation.5"];
     assert_eq!(listing(&store), kept);
     let mode = |name: &str| store.dir.join(name).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!([mode(""), mode("lock"), mode("generation.5")], [0o700, 0o600, 0o700]);
+    assert_eq!(mode("generation.5/journal"), 0o600);
 }
 
 #[test]
@@ -152,19 +160,22 @@ fn who_may_read_the_directory_may_read_what_is_in_it() {
     let modes = || {
         let current = store.dir.join(CURRENT);
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        [mode(current.clone()), mode(current.join("db")), mode(current.join("seal"))]
+        let files = ["db", "seal", "journal"].map(|name| mode(current.join(name)));
+        (mode(current), files)
     };
     for (directory, expected) in [
-        (0o700, [0o700, 0o600, 0o600]),
-        (0o2750, [0o750, 0o640, 0o640]),
+        (0o700, (0o700, [0o600; 3])),
+        (0o2750, (0o750, [0o640; 3])),
         // Without the bit, what is made has root's own group.
-        (0o750, [0o700, 0o600, 0o600]),
-        (0o2755, [0o750, 0o640, 0o640]),
-        (0o700, [0o700, 0o600, 0o600]),
+        (0o750, (0o700, [0o600; 3])),
+        (0o2755, (0o750, [0o640; 3])),
+        (0o700, (0o700, [0o600; 3])),
     ] {
         fs::create_dir_all(&store.dir).unwrap();
         set(directory);
         commit(&store, |draft| draft.insert(&forwarding("a", &[8080])));
+        assert_eq!(modes(), expected, "{directory:o}");
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8081])));
         assert_eq!(modes(), expected, "{directory:o}");
         let mode = fs::metadata(&store.dir).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, directory & !0o027, "nobody else may enter");

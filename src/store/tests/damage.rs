@@ -1,19 +1,24 @@
 //! Generations are destroyed, machines boot and disks fill up.
 //!
 //! Whatever happens, the store is read as it was at some commit of this boot or
-//! not at all, what cannot be read is kept, and a failed commit changes nothing.
+//! not at all, what cannot be read is kept, and a failed commit changes nothing. One
+//! generation, or the end of one journal, may be destroyed; what is in the journals
+//! before is not lost.
 
 use std::{fs::OpenOptions, io::Write, os::unix::fs::symlink};
 
 use super::*;
 use crate::store::tree::Tree;
 
-/// A store with generations 1 (durable), 2 and 3, of one attachment each more.
+/// A store of three commits of an attachment each: generation 1, which is durable; the
+/// second in its journal and in generation 2; the third in the journal of that. The last
+/// writer was killed after it had committed.
 fn three(dir: &Path) -> Store {
     let store = store(dir);
     for (name, port) in [("a", 8080), ("b", 8081), ("c", 8082)] {
         commit(&store, |draft| draft.insert(&forwarding(name, &[port])));
     }
+    forget_working_copy(&store);
     store
 }
 
@@ -38,6 +43,12 @@ fn flip(path: &Path) {
     overwrite(path, &content);
 }
 
+fn flip_at(path: &Path, offset: usize) {
+    let mut content = fs::read(path).unwrap();
+    content[offset] ^= 1;
+    overwrite(path, &content);
+}
+
 /// Every file of a directory and of those in it, with its content.
 fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
@@ -59,47 +70,191 @@ fn snapshot(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn a_damaged_generation_is_set_aside_for_the_one_before() {
     type Damage = fn(&Path);
-    let damages: [(&str, Damage); 8] = [
-        ("garbage", |dir| overwrite(&dir.join("db"), &vec![0xa5; 70_000])),
-        ("empty", |dir| truncate(&dir.join("db"), 0)),
-        ("short", |dir| {
+    const LOST: &[&str] = &["a", "b"];
+    const ALL: &[&str] = &["a", "b", "c"];
+    let damages: [(&str, &[&str], Damage); 13] = [
+        ("garbage", ALL, |dir| overwrite(&dir.join("db"), &vec![0xa5; 70_000])),
+        ("empty", ALL, |dir| truncate(&dir.join("db"), 0)),
+        ("short", ALL, |dir| {
             let length = dir.join("db").metadata().unwrap().len();
             truncate(&dir.join("db"), length - 1);
         }),
-        ("one bit", |dir| flip(&dir.join("db"))),
-        ("no database", |dir| fs::remove_file(dir.join("db")).unwrap()),
-        ("no seal", |dir| fs::remove_file(dir.join("seal")).unwrap()),
-        ("torn seal", |dir| truncate(&dir.join("seal"), 20)),
-        ("a file", |dir| {
+        ("one bit", ALL, |dir| flip(&dir.join("db"))),
+        ("no database", ALL, |dir| fs::remove_file(dir.join("db")).unwrap()),
+        ("no seal", ALL, |dir| fs::remove_file(dir.join("seal")).unwrap()),
+        ("torn seal", ALL, |dir| truncate(&dir.join("seal"), 20)),
+        ("a file", LOST, |dir| {
             fs::remove_dir_all(dir).unwrap();
             overwrite(dir, b"");
         }),
+        ("no journal", LOST, |dir| fs::remove_file(dir.join("journal")).unwrap()),
+        ("empty journal", LOST, |dir| truncate(&dir.join("journal"), 0)),
+        ("one bit of the journal", LOST, |dir| flip(&dir.join("journal"))),
+        ("start of the journal", LOST, |dir| flip_at(&dir.join("journal"), 0)),
+        ("all", LOST, |dir| {
+            for name in ["db", "seal", "journal"] {
+                flip_at(&dir.join(name), 4);
+            }
+        }),
     ];
-    for (name, damage) in damages {
+    for (name, left, damage) in damages {
         let dir = tempfile::tempdir().unwrap();
         let store = three(dir.path());
-        damage(&store.dir.join("generation.3"));
+        damage(&store.dir.join("generation.2"));
 
         // A reader falls back and leaves everything where it is.
         let before = snapshot(&store.dir);
-        assert_eq!(held(&store), ["a", "b"], "{name}");
+        assert_eq!(held(&store), left, "{name}");
         let mut lock = store.lock(LONG).unwrap();
         drop(lock.begin().unwrap());
         assert_eq!(snapshot(&store.dir), before, "{name}");
 
         let mut draft = lock.begin().unwrap();
+        assert!(draft.begins_lineage(), "{name}");
         draft.insert(&forwarding("d", &[8083])).unwrap();
         draft.commit().unwrap();
-        assert_eq!(held(&store), ["a", "b", "d"], "{name}");
-        let expected =
-            ["current", "damaged.3", "durable", "generation.1", "generation.2", "generation.4"];
+        assert_eq!(held(&store), [left, &["d"]].concat(), "{name}");
+        let expected = ["current", "damaged.2", "durable", "generation.1", "generation.3"];
         assert_eq!(listing(&store), expected, "{name}");
     }
 }
 
+/// Whoever holds the lock has not to copy, and finds everything in memory.
+#[test]
+fn the_working_copy_outlives_damage() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 5] = [
+        ("no database", |dir| fs::remove_file(dir.join("db")).unwrap()),
+        ("one bit of the database", |dir| flip(&dir.join("db"))),
+        ("one bit of the journal", |dir| flip(&dir.join("journal"))),
+        ("no commits", |dir| truncate(&dir.join("journal"), 28)),
+        ("a commit less", |dir| {
+            let length = dir.join("journal").metadata().unwrap().len();
+            truncate(&dir.join("journal"), length - 1);
+        }),
+    ];
+    for (name, damage) in damages {
+        let dir = tempfile::tempdir().unwrap();
+        let store = three(dir.path());
+        commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+        let lineage = store.read().unwrap().lineage();
+        damage(&store.dir.join("generation.2"));
+        commit(&store, |draft| {
+            assert_eq!(draft.forwardings()?.len(), 4, "{name}");
+            draft.insert(&forwarding("e", &[8084]))
+        });
+        let is_in_journal = listing(&store).contains(&"generation.2".to_owned())
+            && !listing(&store).contains(&"generation.3".to_owned());
+        assert_eq!(is_in_journal, name.ends_with("database"), "{name}");
+        if !is_in_journal {
+            forget_working_copy(&store);
+            assert_eq!(held(&store), ["a", "b", "c", "d", "e"], "{name}");
+        }
+        assert_eq!(store.lock(LONG).unwrap().begin().unwrap().lineage(), lineage, "{name}");
+    }
+}
+
+/// What is in the working directory may be anybody's, or from another time.
+#[test]
+fn a_working_copy_of_something_else_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let work = store.work.as_ref().unwrap();
+    let working = || {
+        let names = names(work);
+        let name = names.iter().find(|name| name.starts_with("working.")).unwrap();
+        work.join(name)
+    };
+    drop(store.lock(LONG).unwrap().begin().unwrap());
+    let (path, old) = (working(), dir.path().join("old"));
+    fs::rename(&path, &old).unwrap();
+    let put_back = |from: &Path| {
+        fs::remove_dir_all(&path).unwrap();
+        assert!(Command::new("cp").arg("-r").args([from, &path]).status().unwrap().success());
+    };
+    // Of before the last commit.
+    commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+    put_back(&old);
+    assert_eq!(held_by_writer(&store), ["a", "b", "c", "d"]);
+    // Without its database, or with half of it.
+    fs::remove_file(working().join("db")).unwrap();
+    assert_eq!(held_by_writer(&store), ["a", "b", "c", "d"]);
+    let length = working().join("db").metadata().unwrap().len();
+    truncate(&working().join("db"), length / 2);
+    for snapshot in names(&working()).iter().filter(|name| name.starts_with("snap")) {
+        fs::remove_file(working().join(snapshot)).unwrap();
+    }
+    assert_eq!(held_by_writer(&store), ["a", "b", "c", "d"]);
+    // Of another store.
+    let other = super::store(&dir.path().join("other"));
+    commit(&other, |draft| draft.insert(&forwarding("z", &[9000])));
+    let others = other.work.as_ref().unwrap();
+    put_back(&others.join(&names(others)[0]));
+    assert_eq!(held_by_writer(&store), ["a", "b", "c", "d"]);
+    // A file, or nobody's.
+    fs::remove_dir_all(&path).unwrap();
+    overwrite(&path, b"");
+    assert_eq!(held_by_writer(&store), ["a", "b", "c", "d"]);
+    // Of another boot, where the work directory is on a disk.
+    let next = Store { boot: NEXT_BOOT.to_owned(), ..store.clone() };
+    assert_eq!(held_by_writer(&next), [""; 0]);
+}
+
+/// What a writer finds who changes nothing.
+fn held_by_writer(store: &Store) -> Vec<String> {
+    let mut lock = store.lock(LONG).unwrap();
+    let all = lock.begin().unwrap().forwardings().unwrap();
+    all.into_iter().map(|held| held.attachment.container.to_string()).collect()
+}
+
+/// A killed writer leaves the first part of a commit; the next one overwrites it.
+#[test]
+fn an_unfinished_commit_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let journal = store.dir.join("generation.2/journal");
+    let whole = fs::read(&journal).unwrap();
+    commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+    let longer = fs::read(&journal).unwrap();
+    for length in [whole.len() + 1, whole.len() + 7, whole.len() + 8, longer.len() - 1] {
+        overwrite(&journal, &longer[..length]);
+        forget_working_copy(&store);
+        assert_eq!(held(&store), ["a", "b", "c"], "{length}");
+        let before = snapshot(&store.dir);
+        drop(store.lock(LONG).unwrap().begin().unwrap());
+        assert_eq!(snapshot(&store.dir), before, "{length}");
+        commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+        assert_eq!(held(&store), ["a", "b", "c", "d"], "{length}");
+        assert_eq!(fs::read(&journal).unwrap(), longer, "{length}");
+    }
+    assert!(listing(&store).iter().all(|name| !name.starts_with("damaged")));
+}
+
+/// Journals end, and the generations that follow hold what was in them.
+#[test]
+fn a_long_journal_ends_with_another_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let mut number = 0;
+    while store.dir.join("generation.2").exists() {
+        commit(&store, |draft| draft.insert(&forwarding("d", &[9000 + number])));
+        number += 1;
+    }
+    let lineage = store.read().unwrap().lineage();
+    let last = store.read().unwrap().forwardings().unwrap();
+    assert_eq!(last[3], forwarding("d", &[9000 + number - 1]));
+    forget_working_copy(&store);
+    flip(&store.dir.join("generation.4/db"));
+    assert_eq!(store.read().unwrap().forwardings().unwrap(), last);
+    flip(&store.dir.join("generation.4/journal"));
+    let without = store.read().unwrap().forwardings().unwrap();
+    assert_eq!(without.len(), 4, "all but what was in that journal: {number}");
+    assert_eq!(store.read().unwrap().lineage(), lineage);
+}
+
 #[test]
 fn a_broken_link_leads_to_the_newest_generation() {
-    for target in ["generation.9", "/etc", "../data/generation.3", "generation.03", ""] {
+    for target in ["generation.9", "/etc", "../data/generation.2", "generation.02", ""] {
         let dir = tempfile::tempdir().unwrap();
         let store = three(dir.path());
         let current = store.dir.join("current");
@@ -111,7 +266,7 @@ fn a_broken_link_leads_to_the_newest_generation() {
         assert_eq!(held(&store), ["a", "b", "c"], "{target:?}");
         commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
         assert_eq!(held(&store), ["a", "b", "c", "d"], "{target:?}");
-        assert!(store.dir.join("generation.3").exists(), "{target:?}");
+        assert!(store.dir.join("generation.2").exists(), "{target:?}");
     }
 }
 
@@ -119,19 +274,17 @@ fn a_broken_link_leads_to_the_newest_generation() {
 fn where_nothing_can_be_read_nothing_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let store = three(dir.path());
-    for generation in ["generation.2", "generation.3"] {
+    for generation in ["generation.1", "generation.2"] {
         flip(&store.dir.join(generation).join("db"));
     }
-    // Generation 1 is durable and whole, but what came after it in this boot is
-    // held by attachments that are still there.
     let before = snapshot(&store.dir);
     let refused = store.read().unwrap_err();
     assert!(matches!(refused, StoreError::Damaged { .. }), "{refused:?}");
     assert_eq!(
         refused.to_string(),
         format!(
-            "the store in {0} is damaged: {0}/generation.3/db does not match its seal; \
-             {0}/generation.2/db does not match its seal",
+            "the store in {0} is damaged: {0}/generation.2/db does not match its seal; \
+             {0}/generation.1/db does not match its seal",
             store.dir.display()
         )
     );
@@ -149,9 +302,8 @@ fn a_boot_ends_what_attachments_held_and_starts_from_durable() {
     let next = rebooted(&store);
 
     // Power cuts tear what was not synced, and the truth was durable.
-    truncate(&store.dir.join("generation.4/db"), 10);
-    truncate(&store.dir.join("generation.4/seal"), 0);
-    truncate(&store.dir.join("generation.3/seal"), 0);
+    truncate(&store.dir.join("generation.2/db"), 10);
+    truncate(&store.dir.join("generation.2/seal"), 0);
     let reader = next.read().unwrap();
     assert_eq!(reader.forwardings().unwrap(), []);
     assert_eq!(reader.holders(Protocol::Tcp, port(8080)).unwrap(), []);
@@ -162,10 +314,10 @@ fn a_boot_ends_what_attachments_held_and_starts_from_durable() {
     let durable = |store: &Store| fs::read_link(store.dir.join("durable")).unwrap();
     commit(&next, |draft| draft.insert(&forwarding("d", &[8080])));
     assert_eq!(held(&next), ["d"]);
-    assert_eq!(durable(&next), Path::new("generation.5"));
+    assert_eq!(durable(&next), Path::new("generation.3"));
     commit(&next, |draft| draft.insert(&forwarding("e", &[8081])));
     assert_eq!(held(&next), ["d", "e"]);
-    assert_eq!(durable(&next), Path::new("generation.5"));
+    assert_eq!(durable(&next), Path::new("generation.3"));
 }
 
 #[test]
@@ -191,9 +343,9 @@ fn a_damaged_durable_generation_is_replaced_by_what_is_whole() {
     let next = rebooted(&store);
     assert_eq!(held(&next), [""; 0]);
     commit(&next, |draft| draft.insert(&forwarding("d", &[8080])));
-    assert_eq!(listing(&next), ["current", "damaged.1", "durable", "generation.3", "generation.4"]);
+    assert_eq!(listing(&next), ["current", "damaged.1", "durable", "generation.2", "generation.3"]);
 
-    for generation in ["generation.3", "generation.4"] {
+    for generation in ["generation.2", "generation.3"] {
         fs::remove_file(next.dir.join(generation).join("seal")).unwrap();
     }
     assert!(matches!(next.read().unwrap_err(), StoreError::Damaged { .. }));
@@ -229,7 +381,7 @@ fn what_killed_processes_leave_is_removed() {
     let reader = store.read().unwrap();
     let work = store.work.as_ref().unwrap();
     for (dir, leftover) in [
-        (&store.dir, "generation.4"),
+        (&store.dir, "generation.3"),
         (&store.dir, "writing.1.0"),
         (&store.dir, "reading.1.0"),
         (work, "writing.1.0"),
@@ -241,10 +393,11 @@ fn what_killed_processes_leave_is_removed() {
     assert_eq!(held(&store), ["a", "b", "c"]);
     drop(store.lock(LONG).unwrap().begin().unwrap());
     let left = listing(&store);
-    assert_eq!(left, ["current", "durable", "generation.1", "generation.2", "generation.3"]);
+    assert_eq!(left, ["current", "durable", "generation.1", "generation.2"]);
     let reading = format!("reading.{}.", std::process::id());
     let left = names(work);
-    assert!(left.len() == 1 && left[0].starts_with(&reading), "{left:?}");
+    let [first, second] = &left[..] else { panic!("{left:?}") };
+    assert!(first.starts_with(&reading) && second.starts_with("working."), "{left:?}");
     assert_eq!(reader.forwardings().unwrap().len(), 3);
 }
 
@@ -281,14 +434,14 @@ fn without_a_place_in_memory_the_disk_will_do() {
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = three(dir.path());
-    let seal = store.dir.join("generation.3/seal");
+    let seal = store.dir.join("generation.2/seal");
     let text = fs::read_to_string(&seal).unwrap();
-    overwrite(&seal, text.replacen("\"schema\":1", "\"schema\":2", 1).as_bytes());
+    overwrite(&seal, text.replacen("\"schema\":2", "\"schema\":3", 1).as_bytes());
     for refused in [
         store.read().map(drop).unwrap_err(),
         store.lock(LONG).unwrap().begin().map(drop).unwrap_err(),
     ] {
-        assert!(matches!(refused, StoreError::Schema { found: 2, supported: 1, .. }));
+        assert!(matches!(refused, StoreError::Schema { found: 3, supported: 2, .. }));
     }
 }
 
@@ -299,7 +452,7 @@ fn newer_trees_are_refused() {
     let store = three(dir.path());
     let mut lock = store.lock(LONG).unwrap();
     let mut draft = lock.begin().unwrap();
-    draft.database_mut().put(Tree::Meta, b"schema", b"3").unwrap();
+    draft.database_mut().put(Tree::Meta, b"schema", b"4").unwrap();
     draft.commit().unwrap();
     drop(lock);
     let before = snapshot(&store.dir);
@@ -308,7 +461,7 @@ fn newer_trees_are_refused() {
         store.lock(LONG).unwrap().begin().map(drop).unwrap_err(),
     ] {
         let message = refused.to_string();
-        assert_eq!(message, "the database has schema 3, and 2 is the newest that is known here");
+        assert_eq!(message, "the database has schema 4, and 3 is the newest that is known here");
     }
     assert_eq!(snapshot(&store.dir), before);
 }
@@ -383,7 +536,8 @@ fn fill_up_under(store: &Store) {
     loop {
         let mut lock = store.lock(LONG).unwrap();
         let committed = lock.begin().and_then(|mut draft| {
-            draft.insert(&forwarding("d", &[8083]))?;
+            // More than a page of the journal.
+            draft.insert(&forwarding("d", &(8083..8283).collect::<Vec<_>>()))?;
             draft.commit()
         });
         let Err(e) = committed else { break };

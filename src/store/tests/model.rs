@@ -412,17 +412,23 @@ proptest! {
         let mut draft = lock.begin().unwrap();
         let mut model = Model { is_durable: true, ..Model::default() };
         let (mut committed, mut durable) = (model.clone(), model.clone());
-        let mut boots = 0;
+        let (mut boots, mut left) = (0, None);
         for step in steps {
             match step {
                 Step::Commit => {
+                    prop_assert_eq!(draft.is_durable(), model.is_durable);
                     draft.commit().unwrap();
                     if model.is_durable {
                         durable = model.clone();
+                        left = Some(synced(&store));
                     }
                     model.is_durable = false;
                     committed = model.clone();
                     agree::agree(&store.read().unwrap(), &model);
+                    // Whatever the next one goes on from, it finds the same.
+                    if fastrand::u8(..4) == 0 {
+                        forget_working_copy(&store);
+                    }
                     draft = lock.begin().unwrap();
                 }
                 Step::Abandon => {
@@ -433,6 +439,9 @@ proptest! {
                 Step::Reboot => {
                     drop(draft);
                     drop(lock);
+                    if let Some(left) = &left {
+                        cut_power(left);
+                    }
                     boots += 1;
                     store.boot = format!("{NEXT_BOOT}-{boots}");
                     durable.end_boot();
