@@ -142,7 +142,8 @@ fn a_file_that_has_become_too_large_is_rebuilt() {
         (10..MANY).try_for_each(|i| draft.remove(&owner(&name(i)), MOMENT).map(drop))
     });
     let before = store.read().unwrap();
-    assert!(size() >= full);
+    // It may end with fewer free segments than it did.
+    assert!(size() > 1024 * 1024, "{}", size());
     commit(&store, |_| Ok(()));
     assert!(full > 1024 * 1024 && size() < 1024 * 1024, "{full} became {}", size());
     let after = store.read().unwrap();
