@@ -87,7 +87,7 @@ pub(super) struct Appendix {
     /// Whether the generation was fsynced whole.
     pub(super) is_durable: bool,
     /// Whether another generation is due, however long the journal is: there is none to
-    /// fall back on.
+    /// fall back on, or none that this one was made of, as after a boot.
     pub(super) is_last: bool,
 }
 
@@ -173,15 +173,17 @@ impl Survey {
         let Some(database) = Database::open_working(scratch.path(), id, seal.lineage)? else {
             return Ok(None);
         };
-        let (held, end) = (database.position(), journal.end);
-        let is_whole = journal.is_whole(id);
-        let is_cut = held.is_some_and(|held| held.length > end.length);
-        if is_whole && held == Some(end) {
+        let (held, is_whole) = (database.position(), journal.is_whole(id));
+        if is_whole && held == Some(journal.end) {
             return self
-                .base(database, Some(number), Some(end), Vec::new(), &scratch)
+                .base(database, Some(number), Some(&journal), Vec::new(), &scratch)
                 .map(|base| Some((base, scratch)));
         }
-        if !is_whole || is_cut {
+        // Others may have worked elsewhere since; then the journal is longer.
+        let has_all = |held: Position| {
+            held.length >= journal.length && (!is_whole || held.length > journal.end.length)
+        };
+        if held.is_some_and(has_all) {
             log::error!("{}; going on from {}", journal.damage(), scratch.path().display());
             return self
                 .base(database, Some(number), None, Vec::new(), &scratch)
@@ -203,16 +205,19 @@ impl Survey {
         }
         for &candidate in &self.candidates {
             match open(&path(dir, candidate), boot, self.is_of_boot, scratch) {
-                Ok((mut database, journal)) => {
+                Ok((mut database, journal, is_of_boot)) => {
                     for cause in &causes {
                         let from = path(dir, candidate);
                         log::error!("{}; going on from {}", cause.with_cause(), from.display());
                     }
                     for damaged in &damaged {
-                        go_on(&mut database, journal, &path(dir, *damaged))?;
+                        go_on(&mut database, journal.as_ref(), &path(dir, *damaged))?;
+                    }
+                    if !is_of_boot {
+                        database.end_boot()?;
                     }
                     let is_current = self.current == Link::To(candidate) && damaged.is_empty();
-                    let journal = journal.filter(|_| is_current);
+                    let journal = journal.as_ref().filter(|_| is_current && is_of_boot);
                     return self
                         .base(database, Some(candidate), journal, damaged, scratch)
                         .map(Some);
@@ -238,18 +243,19 @@ impl Survey {
         &self,
         database: Database,
         number: Option<u64>,
-        journal: Option<Position>,
+        journal: Option<&Journal>,
         damaged: Vec<u64>,
         scratch: &Scratch,
     ) -> Result<Base, StoreError> {
         let linked = self.current.number().or(number);
         let is_unlinked = |n: &u64| linked.is_none_or(|linked| *n > linked);
         let bloated = database.is_bloated(size_of(scratch.path())?);
-        let appendix = |(generation, end)| Appendix {
+        let appendix = |(generation, journal): (_, &Journal)| Appendix {
             generation,
-            end,
+            end: journal.end,
             is_durable: self.durable == Link::To(generation),
-            is_last: self.numbers.iter().all(|other| *other >= generation),
+            is_last: journal.start.base.is_none()
+                || self.numbers.iter().all(|other| *other >= generation),
         };
         Ok(Base {
             database,
@@ -309,14 +315,14 @@ fn fresh(scratch: &Scratch) -> Result<Database, StoreError> {
     Ok(database)
 }
 
-/// Opens a private copy of one generation, with what is in its journal; tells where that
-/// ends, if it can be gone on with.
+/// Opens a private copy of one generation, with what is in its journal, which comes too if
+/// it can be gone on with; tells whether all that is of the running boot.
 fn open(
     generation: &Path,
     boot: &str,
     must_be_of_boot: bool,
     scratch: &Scratch,
-) -> Result<(Database, Option<Position>), StoreError> {
+) -> Result<(Database, Option<Journal>, bool), StoreError> {
     scratch.clear()?;
     let seal = copy(generation, scratch.path())?;
     let is_of_boot = seal.boot == boot;
@@ -324,7 +330,7 @@ fn open(
         return Err(StoreError::Boot { path: generation.to_owned() });
     }
     let mut database = Database::open(scratch.path(), seal.live, seal.lineage)?;
-    let mut end = None;
+    let mut gone_through = None;
     if let Some(id) = seal.id {
         let journal = Journal::read(generation)?;
         // A power cut may end it anywhere behind what was synced.
@@ -332,22 +338,23 @@ fn open(
             return Err(journal.damage());
         }
         database.replay(&journal)?;
-        end = Some(journal.end);
+        gone_through = Some(journal);
     }
     if database.is_former() {
         database.migrate()?;
-        end = None;
+        gone_through = None;
     }
-    if !is_of_boot {
-        database.end_boot()?;
-        end = None;
-    }
-    Ok((database, end))
+    Ok((database, gone_through, is_of_boot))
 }
 
 /// Does again what the journal of a damaged generation says, if that generation was made
 /// of what the database holds.
-fn go_on(database: &mut Database, end: Option<Position>, damaged: &Path) -> Result<(), StoreError> {
+fn go_on(
+    database: &mut Database,
+    before: Option<&Journal>,
+    damaged: &Path,
+) -> Result<(), StoreError> {
+    let end = before.map(|before| before.end);
     match Journal::read(damaged) {
         Ok(journal) if end.is_some() && journal.start.base == end => database.replay(&journal),
         // What does not go on from there is part of what is lost.

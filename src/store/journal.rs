@@ -145,6 +145,8 @@ pub(super) struct Journal {
     content: Vec<u8>,
     /// Where the last of them ends.
     pub(super) end: Position,
+    /// The bytes of the file, with what comes then.
+    pub(super) length: u64,
     /// Whether what comes then was acknowledged once.
     is_damaged: bool,
 }
@@ -187,9 +189,9 @@ impl Journal {
             }
             (end, rest) = (next, after);
         }
-        let length = content.len() - rest.len();
-        content.truncate(length);
-        Ok(Self { path, start, content, end, is_damaged })
+        let (length, whole) = (content.len() as u64, content.len() - rest.len());
+        content.truncate(whole);
+        Ok(Self { path, start, content, end, length, is_damaged })
     }
 
     /// Whether it is that of the generation with this ID, and all is there that was ever

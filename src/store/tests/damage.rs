@@ -154,6 +154,74 @@ fn the_working_copy_outlives_damage() {
     }
 }
 
+/// Who has another work directory commits, and then the journal is damaged.
+#[test]
+fn a_working_copy_that_others_went_on_from_is_not_the_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let elsewhere = store.clone().working_in(dir.path().join("elsewhere"));
+    drop(store.lock(LONG).unwrap().begin().unwrap());
+    let journal = store.dir.join("generation.2/journal");
+    let mut end = 0;
+    for (name, port) in [("d", 8083), ("e", 8084)] {
+        end = usize::try_from(journal.metadata().unwrap().len()).unwrap();
+        commit(&elsewhere, |draft| draft.insert(&forwarding(name, &[port])));
+    }
+    fs::remove_dir_all(dir.path().join("elsewhere")).unwrap();
+    flip_at(&journal, end + 20);
+    // The generation before does not go on from there: both journals are cut.
+    let lineage = store.read().unwrap().lineage();
+    let mut lock = store.lock(LONG).unwrap();
+    let draft = lock.begin().unwrap();
+    assert_eq!(draft.forwardings().unwrap().len(), 4);
+    assert_ne!(draft.lineage(), lineage);
+}
+
+/// The first generation of a boot, and one that was made of the working copy alone, have
+/// none before them that leads to them.
+#[test]
+fn there_is_a_generation_to_fall_back_on_after_two_commits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let next = Store { boot: NEXT_BOOT.to_owned(), ..store };
+    let damage_current = || flip(&next.dir.join("current/db"));
+    for (name, port) in [("d", 8080), ("e", 8081), ("f", 8082)] {
+        commit(&next, |draft| draft.insert(&forwarding(name, &[port])));
+    }
+    forget_working_copy(&next);
+    damage_current();
+    assert_eq!(held(&next), ["d", "e", "f"]);
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
+    flip(&store.dir.join("current/journal"));
+    for (name, port) in [("e", 8084), ("f", 8085)] {
+        commit(&store, |draft| draft.insert(&forwarding(name, &[port])));
+    }
+    forget_working_copy(&store);
+    flip(&store.dir.join("current/db"));
+    assert_eq!(held(&store), ["a", "b", "c", "d", "e", "f"]);
+}
+
+/// A disk that damaged the generation that the next boot begins with.
+#[test]
+fn claims_outlive_damage_and_a_boot() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let hold = |draft: &mut Draft, first| draft.insert_module(&block("m", first, 1));
+    commit(&store, |draft| hold(draft, 9000));
+    commit(&store, |draft| hold(draft, 9001));
+    flip(&store.dir.join("durable/db"));
+    let next = rebooted(&store);
+    let reader = next.read().unwrap();
+    assert_eq!(reader.forwardings().unwrap(), []);
+    assert!(reader.holders(Protocol::Tcp, port(8080)).unwrap().is_empty());
+    for first in [9000, 9001] {
+        assert_eq!(reader.holders(Protocol::Tcp, port(first)).unwrap().len(), 1, "{first}");
+    }
+}
+
 /// What is in the working directory may be anybody's, or from another time.
 #[test]
 fn a_working_copy_of_something_else_is_not_used() {
