@@ -96,7 +96,8 @@ impl Store {
     }
 }
 
-fn is_whole(seal: &Seal, folder: &Path) -> bool {
+/// Whether a generation is what its seal says, and all of its journal is there.
+pub(super) fn is_whole(seal: &Seal, folder: &Path) -> bool {
     let journal = |id| Journal::read(folder).is_ok_and(|journal| journal.is_whole(id));
     seal.holds(folder) && seal.id.is_none_or(journal)
 }

@@ -15,6 +15,7 @@ use super::{
     StoreError,
     error::At,
     generation::{CURRENT, DURABLE, GENERATION, Link, numbers, path},
+    inventory::is_whole,
     seal::{Seal, sync},
 };
 
@@ -135,7 +136,7 @@ fn prune(dir: &Path, plan: &Plan) -> Result<(), StoreError> {
 /// Tells whether there was something to give up.
 pub(super) fn make_room(dir: &Path) -> Result<bool, StoreError> {
     let Some(current) = Link::read(dir, CURRENT)?.number() else { return Ok(false) };
-    if !Seal::read(&path(dir, current)).is_ok_and(|seal| seal.holds(&path(dir, current))) {
+    if !Seal::read(&path(dir, current)).is_ok_and(|seal| is_whole(&seal, &path(dir, current))) {
         return Ok(false);
     }
     let mut made = false;

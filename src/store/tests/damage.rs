@@ -222,6 +222,22 @@ fn claims_outlive_damage_and_a_boot() {
     }
 }
 
+/// A full disk is no reason to give up what stands in for a journal that is damaged.
+#[test]
+fn what_may_be_needed_is_not_given_up_for_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let is_given_up = || {
+        fs::remove_file(store.dir.join("durable")).unwrap();
+        symlink("generation.2", store.dir.join("durable")).unwrap();
+        publish::make_room(&store.dir).unwrap()
+    };
+    flip(&store.dir.join("current/journal"));
+    assert!(!is_given_up());
+    flip(&store.dir.join("current/journal"));
+    assert!(is_given_up());
+}
+
 /// What is in the working directory may be anybody's, or from another time.
 #[test]
 fn a_working_copy_of_something_else_is_not_used() {
