@@ -1,17 +1,18 @@
 //! Private directories of writers and readers, and what killed ones left behind.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, FileTimes},
     io::ErrorKind,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fs2::FileExt;
 
-use super::{StoreError, error::At};
+use super::{StoreError, database::size_of, error::At};
 
 const WRITING: &str = "writing.";
 const READING: &str = "reading.";
@@ -22,7 +23,7 @@ pub(super) struct Scratch {
     path: PathBuf,
     /// Locked, so that a writer can tell a reader that lives from one that was
     /// killed: a process ID may be used again, or be of another PID namespace.
-    _alive: File,
+    alive: File,
     /// Whether it is no longer private.
     is_left: bool,
 }
@@ -39,7 +40,7 @@ impl Scratch {
     }
 
     /// Makes a directory a writer's own, which others know under another name; none
-    /// where it is not there.
+    /// where it is not there, or not as it was left.
     pub(super) fn adopt(dir: &Path, known: &Path) -> Result<Option<Self>, StoreError> {
         let alive = match File::open(known) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -49,14 +50,25 @@ impl Scratch {
         alive.try_lock_exclusive().at("lock", known)?;
         let path = unused(dir, WRITING);
         fs::rename(known, &path).at("rename", known)?;
-        Ok(Some(Self { path, _alive: alive, is_left: false }))
+        let left = alive.metadata().and_then(|left| left.modified()).at("look at", &path)?;
+        let scratch = Self { path, alive, is_left: false };
+        Ok(Some(scratch).filter(|scratch| scratch.time().is_ok_and(|time| time == left)))
     }
 
     /// Leaves the directory to others, under this name.
     pub(super) fn leave(mut self, known: &Path) -> Result<(), StoreError> {
+        let times = FileTimes::new().set_modified(self.time()?);
+        self.alive.set_times(times).at("mark", &self.path)?;
         fs::rename(&self.path, known).at("rename", &self.path)?;
         self.is_left = true;
         Ok(())
+    }
+
+    /// What its time of change is set to when it is left: one that says how many bytes
+    /// are in it. sled makes nothing of a file that is missing, and anything that comes
+    /// or goes right below the directory sets another time.
+    fn time(&self) -> Result<SystemTime, StoreError> {
+        Ok(UNIX_EPOCH + Duration::from_secs(size_of(&self.path)?))
     }
 
     fn create(dir: &Path, prefix: &str) -> Result<Self, StoreError> {
@@ -76,7 +88,7 @@ impl Scratch {
                 locked => locked.at("lock", &path)?,
             }
             if path.exists() {
-                return Ok(Self { path, _alive: alive, is_left: false });
+                return Ok(Self { path, alive, is_left: false });
             }
         }
     }

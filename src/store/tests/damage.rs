@@ -238,6 +238,27 @@ fn what_may_be_needed_is_not_given_up_for_room() {
     assert!(is_given_up());
 }
 
+/// Some clean up what was not read for long. Large records are files of their own, and
+/// without them sled reads as if they had never been.
+#[test]
+fn a_working_copy_that_lacks_a_file_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = three(dir.path());
+    let ports: Vec<u16> = (10_000..10_500).collect();
+    commit(&store, |draft| draft.insert(&forwarding("d", &ports)));
+    let work = store.work.as_ref().unwrap();
+    let blobs = work.join(&names(work)[0]).join("blobs");
+    assert!(!names(&blobs).is_empty());
+    for name in names(&blobs) {
+        fs::remove_file(blobs.join(name)).unwrap();
+    }
+    let look = || {
+        let mut lock = store.lock(LONG).unwrap();
+        lock.begin().unwrap().forwarding(&owner("d")).unwrap().is_some()
+    };
+    assert!(look());
+}
+
 /// What is in the working directory may be anybody's, or from another time.
 #[test]
 fn a_working_copy_of_something_else_is_not_used() {
