@@ -11,7 +11,7 @@
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
 };
 
@@ -31,8 +31,11 @@ pub(super) fn open_as(dir: &Path, new: &Path) -> Result<(), StoreError> {
 
 /// Whether those may read what is in the generation who may read `dir`, and nobody else.
 pub(super) fn is_open_as(dir: &Path, generation: &Path) -> Result<bool, StoreError> {
-    let mode = |path: &Path| Ok(fs::metadata(path).at("look at", path)?.permissions().mode());
-    Ok((mode(dir)? & OPEN == OPEN) == (mode(generation)? & READABLE == READABLE))
+    let look = |path: &Path| fs::metadata(path).at("look at", path);
+    let (dir, generation) = (look(dir)?, look(generation)?);
+    let is_open = dir.mode() & OPEN == OPEN;
+    Ok(is_open == (generation.mode() & READABLE == READABLE)
+        && (!is_open || dir.gid() == generation.gid()))
 }
 
 fn open(dir: &Path) -> Result<(), StoreError> {

@@ -1,7 +1,11 @@
 //! What is put down is found again, by every question.
 
 use std::{
-    collections::BTreeSet, fs::Permissions, os::unix::fs::PermissionsExt, path::PathBuf, slice,
+    collections::BTreeSet,
+    fs::Permissions,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::PathBuf,
+    slice,
 };
 
 use super::*;
@@ -180,5 +184,17 @@ fn who_may_read_the_directory_may_read_what_is_in_it() {
         assert_eq!(modes(), expected, "{directory:o}");
         let mode = fs::metadata(&store.dir).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, directory & !0o027, "nobody else may enter");
+    }
+    // Another group has taken the place of the first.
+    set(0o2750);
+    commit(&store, |draft| draft.insert(&forwarding("a", &[8082])));
+    for group in [12_345, 12_346] {
+        chown(&store.dir, None, Some(group)).unwrap();
+        set(0o2750);
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8083])));
+        let current = fs::read_link(store.dir.join(CURRENT)).unwrap();
+        assert_eq!(fs::metadata(store.dir.join("current/db")).unwrap().gid(), group);
+        commit(&store, |draft| draft.insert(&forwarding("a", &[8084])));
+        assert_eq!(fs::read_link(store.dir.join(CURRENT)).unwrap(), current, "once is enough");
     }
 }
