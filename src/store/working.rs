@@ -31,7 +31,8 @@ pub(super) fn take(work: &Path, store: &Path) -> Result<Option<Scratch>, StoreEr
 /// Gives back what was taken, closed; it may have been taken elsewhere. Where that fails,
 /// the next one has to copy.
 pub(super) fn give_back(work: &Path, store: &Path, closed: Scratch) {
-    if let Err(e) = closed.leave(&path(work, store)) {
+    // One that was of no use may be there still.
+    if let Err(e) = take(work, store).and_then(|_| closed.leave(&path(work, store))) {
         log::warn!("{}", e.with_cause());
     }
 }

@@ -303,6 +303,10 @@ fn a_working_copy_of_something_else_is_not_used() {
     // Of another boot, where the work directory is on a disk.
     let next = Store { boot: NEXT_BOOT.to_owned(), ..store.clone() };
     assert_eq!(held_by_writer(&next), [""; 0]);
+    put_back(&old);
+    commit(&next, |draft| draft.insert(&forwarding("e", &[8080])));
+    flip(&next.dir.join("current/db"));
+    assert_eq!(held_by_writer(&next), ["e"], "what the commit left is in memory");
 }
 
 /// What a writer finds who changes nothing.
