@@ -120,7 +120,8 @@ impl Database {
         Ok(Some(database))
     }
 
-    /// Up to where it held what is in a journal when it was closed.
+    /// Up to where it held what is in a journal when it was closed; none once it was gone
+    /// on from there.
     pub(super) fn position(&self) -> Option<Position> {
         self.position
     }
@@ -138,6 +139,7 @@ impl Database {
             }
         }
         self.changes.clear();
+        self.position = None;
         self.schema().map(drop)
     }
 

@@ -266,8 +266,10 @@ impl Drop for Draft<'_> {
         let Some((database, scratch)) = self.view.database.take().zip(self.scratch.take()) else {
             return;
         };
-        let Some(journal) = self.journal.filter(|_| database.changes().is_empty()) else { return };
-        match database.close(journal.end) {
+        // A working copy beside a damaged journal is all there is.
+        let end = self.journal.map(|journal| journal.end).or(database.position());
+        let Some(end) = end.filter(|_| database.changes().is_empty()) else { return };
+        match database.close(end) {
             Ok(()) => self.leave(scratch),
             Err(e) => log::warn!("the next call has to copy the database: {}", e.with_cause()),
         }

@@ -139,6 +139,8 @@ fn the_working_copy_outlives_damage() {
         commit(&store, |draft| draft.insert(&forwarding("d", &[8083])));
         let lineage = store.read().unwrap().lineage();
         damage(&store.dir.join("generation.2"));
+        // Who only looks takes nothing from who comes next.
+        assert_eq!(held_by_writer(&store).len(), 4, "{name}");
         commit(&store, |draft| {
             assert_eq!(draft.forwardings()?.len(), 4, "{name}");
             draft.insert(&forwarding("e", &[8084]))
