@@ -9,6 +9,7 @@
 //! - `crash`: processes are killed in the middle, and nothing is lost.
 //! - `damage`: generations are destroyed, and boots and disks come to their end.
 //! - `former`: what an earlier version wrote is read.
+//! - `wreck`: files are damaged at random, one at a time.
 //! - `lock`: who waits, how long, and who keeps the lock.
 
 mod aside;
@@ -21,6 +22,7 @@ mod lock;
 mod model;
 mod module;
 mod release;
+mod wreck;
 
 use std::{
     path::Path,
