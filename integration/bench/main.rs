@@ -31,6 +31,7 @@ mod sandbox;
 mod site;
 mod soak;
 mod statistic;
+mod store;
 
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ struct Extent {
     batches: u32,
     /// Leased ports at which plans are measured.
     leased: &'static [usize],
+    /// Leases that are stored when calls and the store alone are measured, ascending.
+    stored: &'static [u16],
     /// Containers that come and go.
     lives: u16,
     /// Mappings with which the registry is measured.
@@ -66,6 +69,7 @@ const FULL: Extent = Extent {
     flow_sizes: &[1, 2000, 10_000],
     batches: 31,
     leased: &[0, 10_000, 20_000, 40_000, 49_900],
+    stored: &[10, 1000, 10_000],
     lives: 2000,
     held: 500,
     turns: 10,
@@ -80,6 +84,7 @@ const QUICK: Extent = Extent {
     flow_sizes: &[1, 100],
     batches: 5,
     leased: &[0, 1000],
+    stored: &[10, 100],
     lives: 20,
     held: 20,
     turns: 1,
@@ -87,13 +92,17 @@ const QUICK: Extent = Extent {
 };
 
 fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    if let Some(arguments) = arguments.strip_prefix(&[store::ARGUMENT.to_owned()]) {
+        return store::run(arguments);
+    }
     let (mut extent, mut only) = (&FULL, None);
-    for argument in std::env::args().skip(1) {
+    for argument in arguments {
         match argument.as_str() {
             "--quick" => extent = &QUICK,
             // Cargo's, for every bench.
             "--bench" => {}
-            "calls" | "flow" | "plan" | "soak" | "registry" => only = Some(argument),
+            "calls" | "flow" | "plan" | "store" | "soak" | "registry" => only = Some(argument),
             other => {
                 eprintln!("usage: scripts/bench [--quick] [PART]; not known: {other}");
                 std::process::exit(2);
@@ -112,6 +121,9 @@ fn main() {
     }
     if is_wanted("plan") {
         plan::measure(extent, &mut report);
+    }
+    if is_wanted("store") {
+        store::measure(extent, &mut report);
     }
     if is_wanted("soak") {
         soak::measure(extent, &mut report);
