@@ -106,16 +106,12 @@ impl Database {
         Ok(database)
     }
 
-    /// Opens the database that somebody closed in this directory, if it goes on from the
-    /// generation with this ID and is of this version.
-    pub(super) fn open_working(
-        path: &Path,
-        id: u64,
-        lineage: u64,
-    ) -> Result<Option<Self>, StoreError> {
+    /// Opens the database that somebody closed in this directory, if it is of this version.
+    pub(super) fn open_working(path: &Path, lineage: u64) -> Result<Option<Self>, StoreError> {
         let mut database = Self::open(path, 0, lineage)?;
-        let place = database.place()?.filter(|place| place.position.id == id);
-        let Some(place) = place.filter(|_| !database.is_former) else { return Ok(None) };
+        let Some(place) = database.place()?.filter(|_| !database.is_former) else {
+            return Ok(None);
+        };
         database.live = place.live;
         Ok(Some(database))
     }

@@ -159,7 +159,15 @@ impl<'lock> Draft<'lock> {
         if let Some(journal) = self.journal {
             return self.append(journal, database, scratch);
         }
-        self.publish(Start::new(None), database, &scratch)?;
+        let start = Start::new(None);
+        let content = Content::of(&database);
+        database.close(start.position())?;
+        match self.publish(start, content, &scratch) {
+            Err(e) if e.takes_no_more() && publish::make_room(&self.lock.store.dir)? => {
+                self.publish(start, content, &scratch)?;
+            }
+            published => published?,
+        }
         self.leave(scratch);
         Ok(())
     }
@@ -182,46 +190,35 @@ impl<'lock> Draft<'lock> {
             Err(e) if e.takes_no_more() && publish::make_room(&store.dir)? => append()?,
             appended => appended?,
         };
-        // Nothing is lost in a power cut that is not in the journal as well.
-        self.plan.durable = false;
-        let is_due = journal.is_last || is_long(end, &database);
-        let closed = if is_due {
-            self.publish(Start::new(Some(end)), database, &scratch)
-        } else {
-            database.close(end)
-        };
-        match closed {
-            Ok(()) => self.leave(scratch),
-            Err(e) => log::warn!("the next call has to copy the database: {}", e.with_cause()),
+        let content = Content::of(&database);
+        if let Err(e) = database.close(end) {
+            log::warn!("the next call has to copy the database: {}", e.with_cause());
+            return Ok(());
         }
+        if journal.is_last || is_long(end, content.live) {
+            // Nothing is lost in a power cut that is not in the journal as well.
+            self.plan.durable = false;
+            if let Err(e) = self.publish(Start::new(Some(end)), content, &scratch) {
+                log::warn!("the journal goes on: {}", e.with_cause());
+            }
+        }
+        self.leave(scratch);
         Ok(())
     }
 
-    /// Closes the database and makes a generation of its files.
-    fn publish(
-        &self,
-        start: Start,
-        database: Database,
-        scratch: &Scratch,
-    ) -> Result<(), StoreError> {
-        let (live, lineage) = (database.live(), database.lineage());
-        database.close(start.position())?;
+    /// Makes a generation of the closed database.
+    fn publish(&self, start: Start, content: Content, scratch: &Scratch) -> Result<(), StoreError> {
+        let Content { live, lineage } = content;
         let store = &self.lock.store;
-        let write = || {
-            let new = Scratch::writing(&store.dir)?;
-            let files = copy_closed(scratch.path(), new.path())?;
-            Journal::create(new.path(), start)?;
-            Seal::new(files, &store.boot, start.id, live, lineage).write(new.path())?;
-            access::open_as(&store.dir, new.path())?;
-            if self.plan.durable {
-                Seal::sync(new.path())?;
-            }
-            publish::publish(&store.dir, new.path(), &self.plan)
-        };
-        match write() {
-            Err(e) if e.takes_no_more() && publish::make_room(&store.dir)? => write(),
-            written => written,
+        let new = Scratch::writing(&store.dir)?;
+        let files = copy_closed(scratch.path(), new.path())?;
+        Journal::create(new.path(), start)?;
+        Seal::new(files, &store.boot, start.id, live, lineage).write(new.path())?;
+        access::open_as(&store.dir, new.path())?;
+        if self.plan.durable {
+            Seal::sync(new.path())?;
         }
+        publish::publish(&store.dir, new.path(), &self.plan)
     }
 
     /// Leaves the closed database to the next writer.
@@ -284,11 +281,25 @@ impl Deref for Draft<'_> {
     }
 }
 
-/// Whether a journal takes about as long to go through as it takes to copy the database.
-fn is_long(end: Position, database: &Database) -> bool {
+/// What is known of a database when it is closed.
+#[derive(Clone, Copy)]
+struct Content {
+    live: u64,
+    lineage: u64,
+}
+
+impl Content {
+    fn of(database: &Database) -> Self {
+        Self { live: database.live(), lineage: database.lineage() }
+    }
+}
+
+/// Whether a journal takes about as long to go through as it takes to copy the database,
+/// of which so many bytes live.
+fn is_long(end: Position, live: u64) -> bool {
     const SHORT: u64 = 64 * 1024;
     const LIVE_SHARE: u64 = 16;
-    end.length > SHORT + database.live() / LIVE_SHARE
+    end.length > SHORT + live / LIVE_SHARE
 }
 
 /// The same content in a fresh file, in a directory of its own.

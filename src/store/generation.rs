@@ -170,10 +170,15 @@ impl Survey {
         };
         let Some(id) = seal.id.filter(|_| seal.boot == store.boot) else { return Ok(None) };
         let Some(scratch) = working::take(work, &store.dir)? else { return Ok(None) };
-        let Some(database) = Database::open_working(scratch.path(), id, seal.lineage)? else {
+        let Some(database) = Database::open_working(scratch.path(), seal.lineage)? else {
             return Ok(None);
         };
-        let (held, is_whole) = (database.position(), journal.is_whole(id));
+        let is_whole = journal.is_whole(id);
+        // What the generation was made of is where its journal starts.
+        let held = database.position().and_then(|held| match journal.start.base {
+            Some(base) if is_whole && base == held => Some(journal.start.position()),
+            _ => Some(held).filter(|held| held.id == id),
+        });
         if is_whole && held == Some(journal.end) {
             return self
                 .base(database, Some(number), Some(&journal), Vec::new(), &scratch)
