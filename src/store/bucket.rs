@@ -52,6 +52,17 @@ impl View {
 }
 
 impl Database {
+    /// The value of an entry.
+    pub(super) fn entry(
+        &self,
+        tree: Tree,
+        bucket: &[u8],
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let entries = self.entries(tree, bucket)?.into_iter();
+        Ok(entries.filter(|(other, _)| other == key).map(|(_, value)| value).next())
+    }
+
     /// Puts an entry into a bucket, in place of any that was there.
     pub(super) fn put_entry(
         &mut self,

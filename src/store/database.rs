@@ -165,13 +165,16 @@ impl Database {
 
     /// Makes what an earlier version wrote what this one reads: in this copy, so that
     /// readers see it too, and the next commit keeps it. All indexes are made anew from
-    /// the records. Releases of schema 1 are forgotten: they lack what is needed.
+    /// the records. Releases are forgotten: those of schema 1 lack what is needed, and
+    /// most ports rest for a minute only.
     pub(super) fn migrate(&mut self) -> Result<(), StoreError> {
         let attachments = self.all(Tree::Attachment, record::read_forwarding)?;
         self.tree(Tree::Attachment).clear().at("write", &self.path)?;
         let claims = self.all(Tree::Claim, record::read_claim)?;
         let modules = self.all(Tree::Module, record::read_module_lease)?;
-        for tree in Tree::ALL.into_iter().filter(|tree| tree.is_index()) {
+        let of_releases = [Tree::Release, Tree::Rested];
+        let indexes = Tree::ALL.into_iter().filter(|tree| tree.is_index());
+        for tree in indexes.chain(of_releases) {
             self.tree(tree).clear().at("write", &self.path)?;
         }
         for name in FORMER_TREES {

@@ -9,8 +9,8 @@
 //! address       network 0 address (4, 16) of 8               last byte, container 0 interface:
 //! pod           namespace 0 hash of the name (2)             pod 0 container 0 interface 0 network:
 //! link          network 0 link                               1 0 number of attachments
-//! release       protocol, port (2)                           1 0 at 0 rested [0 module]
-//! rested        rested (8), protocol, port (2)               1
+//! release       protocol, port (2) of 64                     protocol, port (2): 1 0 at 0 rested [0 module]
+//! rested        rested (8) of 1,024                          rested (8), protocol, port (2):
 //! claim         CLAIM                                        {"schema":1, …a Claim}
 //! claim-port    protocol, port (2) of 8                      PORT: 1 0 CLAIM
 //! claimed       protocol, high byte of the port              bits
@@ -30,7 +30,7 @@
 //!
 //! A value with a colon is a bucket of entries, here with their keys before the colon. The
 //! first of 8 ports or addresses, which differ in the lowest three bits, is in the key of
-//! the bucket, or a hash of which a node has about as many as it has containers: buckets
+//! the bucket (of 64 ports, or of 1,024 milliseconds), or a hash of which a node has about as many as it has containers: buckets
 //! are to have a few entries each.
 //!
 //! `0` is a NUL byte, which no name can hold; numbers in keys are big-endian,
@@ -67,6 +67,10 @@ pub(super) const SCHEMA: u32 = 1;
 const BITS_SCHEMA: u8 = 1;
 /// What is the same of the last byte in a bucket of ports or addresses.
 const BUCKET_MASK: u8 = 0xf8;
+/// The same for releases.
+const RELEASE_MASK: u8 = 0xc0;
+/// In milliseconds.
+const RESTED_SPAN: u64 = 1024;
 /// How many bits of a hash are in the key of a bucket of a network's attachments.
 const ATTACHMENT_BITS: u32 = 12;
 /// The same for a namespace's pods.
@@ -191,6 +195,20 @@ pub(super) fn rested_prefix(rested: Duration) -> [u8; 8] {
 /// The time since boot does not reach the limit in half a billion years.
 fn milliseconds(at: Duration) -> u64 {
     u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The key of the bucket of a release, by its key.
+pub(super) fn release_bucket(key: &[u8]) -> Vec<u8> {
+    let mut bucket = key.to_vec();
+    if let Some(last) = bucket.last_mut() {
+        *last &= RELEASE_MASK;
+    }
+    bucket
+}
+
+/// The key of the bucket of the releases that have rested at this time.
+pub(super) fn rested_bucket(rested: Duration) -> [u8; 8] {
+    (milliseconds(rested) & !(RESTED_SPAN - 1)).to_be_bytes()
 }
 
 /// The key of a release, by the time until which the port rests.

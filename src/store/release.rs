@@ -16,7 +16,7 @@ impl View {
     /// The ports of a protocol whose release is remembered, the lowest first, on
     /// whatever address they were.
     pub fn releases(&self, protocol: Protocol) -> Result<Vec<(Port, Release)>, StoreError> {
-        let releases = self.scan(Tree::Release, vec![protocol.number()]).map(|entry| {
+        let releases = self.buckets(Tree::Release, vec![protocol.number()]).map(|entry| {
             let (key, value) = entry?;
             let port = match key[..] {
                 [_, high, low] => Port::new(u16::from_be_bytes([high, low])),
@@ -36,11 +36,16 @@ impl Draft<'_> {
     pub fn forget_rested(&mut self, now: Duration) -> Result<(), StoreError> {
         let database = self.database();
         let end = record::rested_prefix(now.saturating_add(TICK));
-        let rested = database.tree(Tree::Rested).range(..end).keys();
-        let rested = rested.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
-        for key in rested {
-            self.database_mut().delete(Tree::Rested, &key)?;
-            self.database_mut().delete(Tree::Release, &key[end.len()..])?;
+        let buckets = database.tree(Tree::Rested).range(..=record::rested_bucket(now)).keys();
+        let buckets = buckets.collect::<sled::Result<Vec<_>>>().at("read", database.path())?;
+        for bucket in buckets {
+            let rested = self.bucket(Tree::Rested, &bucket, &[])?.into_iter().map(|(key, _)| key);
+            for key in rested.filter(|key| key.as_slice() < end.as_slice()) {
+                self.database_mut().delete_entry(Tree::Rested, &bucket, &key)?;
+                let port = &key[end.len()..];
+                let bucket = record::release_bucket(port);
+                self.database_mut().delete_entry(Tree::Release, &bucket, port)?;
+            }
         }
         Ok(())
     }
@@ -67,9 +72,11 @@ impl Database {
             by_module && before.is_none_or(|before| before.by_module || before.rested <= at);
         let rested = before.map_or(rested, |before| before.rested.max(rested));
         let release = record::release(Release { at, rested, by_module });
-        self.put(Tree::Release, &record::port_prefix(protocol, port), &release)?;
+        let key = record::port_prefix(protocol, port);
+        self.put_entry(Tree::Release, &record::release_bucket(&key), &key, &release)?;
         if !rest.is_remembered {
-            self.mark(Tree::Rested, &record::rested_key(rested, protocol, port))?;
+            let key = record::rested_key(rested, protocol, port);
+            self.put_entry(Tree::Rested, &record::rested_bucket(rested), &key, &[])?;
         }
         Ok(())
     }
@@ -81,13 +88,15 @@ impl Database {
     ) -> Result<Option<Release>, StoreError> {
         let (protocol, port) = (host.protocol, host.port);
         let key = record::port_prefix(protocol, port);
-        let Some(value) = self.get(Tree::Release, &key)? else {
+        let bucket = record::release_bucket(&key);
+        let Some(value) = self.entry(Tree::Release, &bucket, &key)? else {
             return Ok(None);
         };
         let release = record::read_release(&key, &value)?;
-        self.delete(Tree::Release, &key)?;
+        self.delete_entry(Tree::Release, &bucket, &key)?;
         // There is none where it was to be remembered.
-        self.delete(Tree::Rested, &record::rested_key(release.rested, protocol, port))?;
+        let key = record::rested_key(release.rested, protocol, port);
+        self.delete_entry(Tree::Rested, &record::rested_bucket(release.rested), &key)?;
         Ok(Some(release))
     }
 }
