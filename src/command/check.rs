@@ -6,6 +6,7 @@ use crate::{
     cni::Config,
     nat::{Table, elements},
     request::unserved,
+    store::View,
 };
 
 pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(), Error> {
@@ -15,21 +16,19 @@ pub(super) fn check(call: &Call, config: &Config, node: &mut Node) -> Result<(),
     let mut options = options(&settings)?;
     let result = config.prev_result()?;
     let requests = asked(call, config, &settings)?.requests;
-    let differences = node.store.look(|leases| {
-        options.lineage = leases.lineage();
-        let held = leases.forwarding(&attachment)?;
-        let served = held.as_ref().map_or(&[][..], |held| &held.leases);
-        let mut differences = unserved(&requests, served);
-        if let Some(forwarding) = &held {
-            if forwarding.container != result.container_addresses(&attachment.interface) {
-                differences.push("the container's addresses are not those of ADD".to_owned());
-            }
-            let table = Table::new(&config.network, &options);
-            let found = node.nat.check(&table, &elements(forwarding))?;
-            differences.extend(found.iter().map(ToString::to_string));
+    let read = |leases: &View| Ok((leases.lineage(), leases.forwarding(&attachment)?));
+    let (lineage, held) = node.store.look(read).flatten()?;
+    options.lineage = lineage;
+    let served = held.as_ref().map_or(&[][..], |held| &held.leases);
+    let mut differences = unserved(&requests, served);
+    if let Some(forwarding) = &held {
+        if forwarding.container != result.container_addresses(&attachment.interface) {
+            differences.push("the container's addresses are not those of ADD".to_owned());
         }
-        Ok::<_, Error>(differences)
-    })??;
+        let table = Table::new(&config.network, &options);
+        let found = node.nat.check(&table, &elements(forwarding))?;
+        differences.extend(found.iter().map(ToString::to_string));
+    }
     if differences.is_empty() {
         return Ok(());
     }

@@ -150,9 +150,7 @@ impl<'lock> Draft<'lock> {
         self.plan.base.is_none() || !self.plan.damaged.is_empty()
     }
 
-    /// Makes this what the store holds. An error means that it does not, with
-    /// one exception: a disk that fails as it is synced, after the link moved, in
-    /// the first commit of a boot.
+    /// Makes this what the store holds. An error means that it does not.
     pub fn commit(mut self) -> Result<(), StoreError> {
         let database = self.view.database.take().expect("a draft has a database until here");
         let scratch = self.scratch.take().expect("a draft has a directory until here");
