@@ -2,7 +2,8 @@
 //!
 //! `upgrade/` holds databases that earlier versions wrote, of one boot: in
 //! `schema-1-leases` (32ecee4) a container holds two ports, in `schema-1-claims`
-//! (8dac2d2) two pods have claims beside, of which one has gone.
+//! (8dac2d2) two pods have claims beside, of which one has gone. The same is in
+//! `schema-2-leases` and `schema-2-claims` (608d73b).
 
 use std::{
     fs,
@@ -44,8 +45,8 @@ fn with_games() -> Network {
     network().option("groups", json!({ "games": { "ports": "7000-7009" } }))
 }
 
-fn leases_are_held_on() {
-    let node = upgraded("schema-1-leases.tar.gz");
+fn leases_are_held_on(schema: u32) {
+    let node = upgraded(&format!("schema-{schema}-leases.tar.gz"));
     let before = fs::read_link(node.data_dir().join("current")).unwrap();
     let held: Vec<_> = leases(&node).iter().map(|held| held.host_port).collect();
     assert_eq!(held, [8080, 5353]);
@@ -64,9 +65,9 @@ fn leases_are_held_on() {
     assert_nothing_held(&node, &network());
 }
 
-fn claims_are_kept() {
+fn claims_are_kept(schema: u32) {
     for is_rebooted in [false, true] {
-        let mut node = upgraded("schema-1-claims.tar.gz");
+        let mut node = upgraded(&format!("schema-{schema}-claims.tar.gz"));
         if is_rebooted {
             node.reboot();
         }
@@ -155,9 +156,11 @@ fn replaced_at_work() {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn()); 3] = [
-        ("leases", leases_are_held_on),
-        ("claims", claims_are_kept),
+    let tests: [(&str, fn()); 5] = [
+        ("leases::schema-1", || leases_are_held_on(1)),
+        ("leases::schema-2", || leases_are_held_on(2)),
+        ("claims::schema-1", || claims_are_kept(1)),
+        ("claims::schema-2", || claims_are_kept(2)),
         ("at-work", replaced_at_work),
     ];
     crate::trials("upgrade", tests)
