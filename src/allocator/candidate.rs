@@ -334,17 +334,27 @@ impl<'a, L: Ledger> Ports<'a, L> {
         Ok(())
     }
 
+    /// Whether a port rests, by its own release: all are not asked for.
+    pub(super) fn rests(&self, protocol: Protocol, port: Port) -> Result<bool, L::Error> {
+        if let Some(released) = self.released.get(&protocol) {
+            return Ok(released.resting.contains(port));
+        }
+        let release = self.ledger.release_of(protocol, port)?;
+        Ok(release.is_some_and(|release| self.rests_after(&release)))
+    }
+
+    /// Whether a port rests after this release. What one service gave back, another may
+    /// have at once: the operator says who uses it next.
+    fn rests_after(&self, release: &Release) -> bool {
+        let is_module = self.situation.attachment.is_none();
+        release.rested > self.situation.now && !(is_module && release.by_module)
+    }
+
     /// What is known of the releases of a protocol whose free ports were asked for.
     pub(super) fn released(&mut self, protocol: Protocol) -> Result<&Released, L::Error> {
         if !self.released.contains_key(&protocol) {
             let list = self.ledger.releases(protocol)?;
-            // What one service gave back, another may have at once: the operator says
-            // who uses it next.
-            let is_module = self.situation.attachment.is_none();
-            let rests = |release: &Release| {
-                release.rested > self.situation.now && !(is_module && release.by_module)
-            };
-            let resting = list.iter().filter(|(_, release)| rests(release));
+            let resting = list.iter().filter(|(_, release)| self.rests_after(release));
             let mut by_age: Vec<_> = list.iter().map(|(port, it)| (it.at, *port)).collect();
             by_age.sort_unstable();
             let held = &self.occupied[&protocol].held;

@@ -37,6 +37,9 @@ impl<'a, L: Ledger> Ports<'a, L> {
     ) -> Result<Option<Port>, L::Error> {
         let count = wish.request.count;
         let free = self.free(wish)?;
+        if let Some(first) = self.first_to_come(wish, free.clone().runs(count), rng)? {
+            return Ok(Some(first));
+        }
         let rested = self.rested(wish, &free)?;
         let found = match wish.dynamic.strategy {
             Strategy::Random => self.any(wish, rested.runs(count), rng, tries)?,
@@ -56,6 +59,43 @@ impl<'a, L: Ledger> Ports<'a, L> {
             None if *tries > 0 => self.oldest(wish, &free.runs(count), tries),
             found => Ok(found),
         }
+    }
+
+    /// The same as `any` and `lowest` of what has rested, where a few of the candidates
+    /// show it: there may be thousands of releases, and most ports have none.
+    fn first_to_come(
+        &mut self,
+        wish: &Wish<'a>,
+        mut firsts: PortMap,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Option<Port>, L::Error> {
+        for _ in 0..TRIES {
+            let index = match (wish.dynamic.strategy, firsts.len()) {
+                (Strategy::LeastRecentlyUsed, _) | (_, 0) => return Ok(None),
+                (Strategy::Random, size) => rng.u32(..size),
+                (Strategy::Sequential, _) => 0,
+            };
+            let first = firsts.nth(index).expect("the index is below the size");
+            let mut unfit = self.blocked(wish, first)?;
+            if unfit.is_none() {
+                unfit = self.resting(wish, first)?;
+            }
+            let Some(unfit) = unfit else { return Ok(Some(first)) };
+            firsts_around(unfit, wish.request.count).for_each(|first| firsts.remove(first));
+        }
+        Ok(None)
+    }
+
+    /// One of the ports from this on that rests.
+    fn resting(&self, wish: &Wish<'a>, first: Port) -> Result<Option<Port>, L::Error> {
+        for port in (0..wish.request.count).filter_map(|at| first.above(at)) {
+            for protocol in wish.request.protocols.iter() {
+                if self.rests(protocol, port)? {
+                    return Ok(Some(port));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What of these ports does not rest.

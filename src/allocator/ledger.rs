@@ -4,7 +4,8 @@ use crate::lease::{Claim, ClaimKey, HostPort, Owner, Port, PortMap, Protocol, Re
 
 /// What a plan needs to know of the leases and claims there are. Claims that have
 /// expired are not among them. A plan asks for each map and for the releases of a
-/// protocol once at most, and only if it has to draw.
+/// protocol once at most, and only if it has to draw; for all releases, only if the
+/// ports that come up first all rest.
 pub trait Ledger {
     /// Why it cannot answer.
     type Error;
@@ -28,6 +29,9 @@ pub trait Ledger {
 
     /// The ports of this protocol that a claim is about, on whatever address.
     fn claimed(&self, protocol: Protocol) -> Result<PortMap, Self::Error>;
+
+    /// The release of this port of this protocol, if it is remembered.
+    fn release_of(&self, protocol: Protocol, port: Port) -> Result<Option<Release>, Self::Error>;
 
     /// The ports of this protocol whose release is remembered, each once, in no
     /// order. Ports that were leased again since may be among them.

@@ -73,6 +73,10 @@ impl Ledger for Node {
         Ok(claimed.filter(|host| host.protocol == protocol).map(|host| host.port).collect())
     }
 
+    fn release_of(&self, protocol: Protocol, port: Port) -> Result<Option<Release>, Infallible> {
+        Ok(self.releases.get(&(protocol, port)).copied())
+    }
+
     fn releases(&self, protocol: Protocol) -> Result<Vec<(Port, Release)>, Infallible> {
         self.asked.borrow_mut().push(("releases", protocol));
         let releases = self.releases.iter().filter(|((of, _), _)| *of == protocol);

@@ -34,6 +34,10 @@ impl Ledger for View {
         self.claimed(protocol)
     }
 
+    fn release_of(&self, protocol: Protocol, port: Port) -> Result<Option<Release>, StoreError> {
+        self.release_of(protocol, port)
+    }
+
     fn releases(&self, protocol: Protocol) -> Result<Vec<(Port, Release)>, StoreError> {
         self.releases(protocol)
     }

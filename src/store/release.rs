@@ -13,6 +13,17 @@ use super::{Draft, StoreError, database::Database, error::At, record, tree::Tree
 const TICK: Duration = Duration::from_millis(1);
 
 impl View {
+    /// The release of a port, if it is remembered, on whatever address it was.
+    pub fn release_of(
+        &self,
+        protocol: Protocol,
+        port: Port,
+    ) -> Result<Option<Release>, StoreError> {
+        let key = record::port_prefix(protocol, port);
+        let found = self.bucket(Tree::Release, &record::release_bucket(&key), &key)?;
+        found.first().map(|(key, value)| record::read_release(key, value)).transpose()
+    }
+
     /// The ports of a protocol whose release is remembered, the lowest first, on
     /// whatever address they were.
     pub fn releases(&self, protocol: Protocol) -> Result<Vec<(Port, Release)>, StoreError> {
