@@ -37,8 +37,16 @@ impl<'a, L: Ledger> Ports<'a, L> {
     ) -> Result<Option<Port>, L::Error> {
         let count = wish.request.count;
         let free = self.free(wish)?;
-        if let Some(first) = self.first_to_come(wish, free.clone().runs(count), rng)? {
-            return Ok(Some(first));
+        // There may be thousands of releases, and most ports have none: a few of the
+        // candidates show it.
+        let mut few = TRIES;
+        let early = match wish.dynamic.strategy {
+            Strategy::Random => self.any(wish, free.clone().runs(count), rng, &mut few)?,
+            Strategy::Sequential => self.lowest(wish, &free.clone().runs(count), &mut few)?,
+            Strategy::LeastRecentlyUsed => None,
+        };
+        if early.is_some() {
+            return Ok(early);
         }
         let rested = self.rested(wish, &free)?;
         let found = match wish.dynamic.strategy {
@@ -61,29 +69,12 @@ impl<'a, L: Ledger> Ports<'a, L> {
         }
     }
 
-    /// The same as `any` and `lowest` of what has rested, where a few of the candidates
-    /// show it: there may be thousands of releases, and most ports have none.
-    fn first_to_come(
-        &mut self,
-        wish: &Wish<'a>,
-        mut firsts: PortMap,
-        rng: &mut fastrand::Rng,
-    ) -> Result<Option<Port>, L::Error> {
-        for _ in 0..TRIES {
-            let index = match (wish.dynamic.strategy, firsts.len()) {
-                (Strategy::LeastRecentlyUsed, _) | (_, 0) => return Ok(None),
-                (Strategy::Random, size) => rng.u32(..size),
-                (Strategy::Sequential, _) => 0,
-            };
-            let first = firsts.nth(index).expect("the index is below the size");
-            let mut unfit = self.blocked(wish, first)?;
-            if unfit.is_none() {
-                unfit = self.resting(wish, first)?;
-            }
-            let Some(unfit) = unfit else { return Ok(Some(first)) };
-            firsts_around(unfit, wish.request.count).for_each(|first| firsts.remove(first));
+    /// One of the ports from this on that is not free, or rests.
+    fn unfit(&mut self, wish: &Wish<'a>, first: Port) -> Result<Option<Port>, L::Error> {
+        match self.blocked(wish, first)? {
+            None => self.resting(wish, first),
+            blocked => Ok(blocked),
         }
-        Ok(None)
     }
 
     /// One of the ports from this on that rests.
@@ -107,9 +98,9 @@ impl<'a, L: Ledger> Ports<'a, L> {
         Ok(rested)
     }
 
-    /// Each of the candidates that are free with the same probability. One drawn
-    /// from all of them, and again from the others while it is not free, is drawn
-    /// uniformly from the free ones; also when they are told apart on the way.
+    /// Each of the candidates that are free and rested with the same probability. One
+    /// drawn from all of them, and again from the others while it is not, is drawn
+    /// uniformly from those that are; also when they are told apart on the way.
     fn any(
         &mut self,
         wish: &Wish<'a>,
@@ -123,13 +114,13 @@ impl<'a, L: Ledger> Ports<'a, L> {
                 return Ok(None);
             }
             let first = firsts.nth(rng.u32(..size)).expect("the index is below the size");
-            let Some(blocked) = self.blocked(wish, first)? else { return Ok(Some(first)) };
+            let Some(unfit) = self.unfit(wish, first)? else { return Ok(Some(first)) };
             *tries -= 1;
-            firsts_around(blocked, wish.request.count).for_each(|first| firsts.remove(first));
+            firsts_around(unfit, wish.request.count).for_each(|first| firsts.remove(first));
         }
     }
 
-    /// The lowest of the candidates that are free.
+    /// The lowest of the candidates that are free and rested.
     fn lowest(
         &mut self,
         wish: &Wish<'a>,
@@ -137,7 +128,7 @@ impl<'a, L: Ledger> Ports<'a, L> {
         tries: &mut usize,
     ) -> Result<Option<Port>, L::Error> {
         for first in firsts.iter() {
-            if self.blocked(wish, first)?.is_none() {
+            if self.unfit(wish, first)?.is_none() {
                 return Ok(Some(first));
             }
             *tries -= 1;
