@@ -28,10 +28,21 @@ impl View {
         bucket: &[u8],
         prefix: &[u8],
     ) -> Result<Entries, StoreError> {
-        let Some(value) = self.get(tree, bucket)? else { return Ok(Entries::new()) };
-        let mut entries = read(tree, bucket, &value)?;
+        let Some(database) = &self.database else { return Ok(Entries::new()) };
+        let mut entries = database.entries(tree, bucket)?;
         entries.retain(|(key, _)| key.starts_with(prefix));
         Ok(entries)
+    }
+
+    /// The value of an entry.
+    pub(super) fn entry(
+        &self,
+        tree: Tree,
+        bucket: &[u8],
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let database = self.database.as_ref();
+        database.map_or(Ok(None), |database| database.entry(tree, bucket, key))
     }
 
     /// The entries of all buckets whose own keys begin like this.

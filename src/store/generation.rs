@@ -179,22 +179,20 @@ impl Survey {
             Some(base) if is_whole && base == held => Some(journal.start.position()),
             _ => Some(held).filter(|held| held.id == id),
         });
-        if is_whole && held == Some(journal.end) {
-            return self
-                .base(database, Some(number), Some(&journal), Vec::new(), &scratch)
-                .map(|base| Some((base, scratch)));
-        }
         // Others may have worked elsewhere since; then the journal is longer.
         let has_all = |held: Position| {
             held.length >= journal.length && (!is_whole || held.length > journal.end.length)
         };
-        if held.is_some_and(has_all) {
+        let journal = if is_whole && held == Some(journal.end) {
+            Some(&journal)
+        } else if held.is_some_and(has_all) {
             log::error!("{}; going on from {}", journal.damage(), scratch.path().display());
-            return self
-                .base(database, Some(number), None, Vec::new(), &scratch)
-                .map(|base| Some((base, scratch)));
-        }
-        Ok(None)
+            None
+        } else {
+            return Ok(None);
+        };
+        let base = self.base(database, Some(number), journal, Vec::new(), &scratch)?;
+        Ok(Some((base, scratch)))
     }
 
     /// Tries the candidates in turn; none when the link moved meanwhile, as it

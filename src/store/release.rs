@@ -20,8 +20,8 @@ impl View {
         port: Port,
     ) -> Result<Option<Release>, StoreError> {
         let key = record::port_prefix(protocol, port);
-        let found = self.bucket(Tree::Release, &record::release_bucket(&key), &key)?;
-        found.first().map(|(key, value)| record::read_release(key, value)).transpose()
+        let value = self.entry(Tree::Release, &record::release_bucket(&key), &key)?;
+        value.map(|value| record::read_release(&key, &value)).transpose()
     }
 
     /// The ports of a protocol whose release is remembered, the lowest first, on

@@ -220,9 +220,8 @@ impl View {
     fn attached(&self, network: &[u8], key: &[u8]) -> Result<Option<Forwarding>, StoreError> {
         let container = key.split(|byte| *byte == 0).next().unwrap_or_default();
         let bucket = record::attachment_bucket(network, container);
-        let entries = self.bucket(Tree::Attachment, &bucket, key)?;
-        let own = entries.into_iter().find(|(other, _)| other == key);
-        own.map(|(key, value)| record::read_forwarding(&key, &value)).transpose()
+        let value = self.entry(Tree::Attachment, &bucket, key)?;
+        value.map(|value| record::read_forwarding(key, &value)).transpose()
     }
 
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
